@@ -1,0 +1,76 @@
+"""Compile our .proto files into the stubs that stand beside them.
+
+Two ways in: hatchling loads this file as a build hook when a wheel, an sdist
+or an editable install is made, and ``python protos/compile.py`` (``make
+protos``) does the same by hand, because an editable install does not notice
+when a .proto file changes afterwards.
+
+The .proto files import each other by ``longshore/api/...``, so that protoc
+writes Python imports below ``longshore.api`` and no top-level ``types``
+package appears.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+
+
+def script(name: str) -> str:
+    """A console script of the interpreter we run in: PATH serves the isolated build, the rest the virtualenv."""
+    folders = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
+    found = shutil.which(name, path=os.pathsep.join(folders))
+    if found is None:
+        raise RuntimeError(f"{name} not found; install mypy-protobuf (pip install -e '.[dev]')")
+    return found
+
+
+def compile_protos(root: Path = ROOT) -> list[Path]:
+    """Compile every .proto below `root`; returns the sources. Raises RuntimeError when protoc fails."""
+    from google import rpc
+    from grpc_tools import protoc
+
+    sources = sorted(root.glob("longshore/**/*.proto"))
+    well_known = resources.files("grpc_tools") / "_proto"
+    common_protos = Path(next(iter(rpc.__path__))).parent.parent
+    arguments = [
+        "protoc",
+        f"--proto_path={root}",
+        f"--proto_path={well_known}",
+        f"--proto_path={common_protos}",
+        f"--plugin=protoc-gen-mypy={script('protoc-gen-mypy')}",
+        f"--plugin=protoc-gen-mypy_grpc={script('protoc-gen-mypy_grpc')}",
+        f"--python_out={root}",
+        f"--grpc_python_out={root}",
+        f"--mypy_out={root}",
+        f"--mypy_grpc_out={root}",
+        *(str(source) for source in sources),
+    ]
+    status = protoc.main(arguments)
+    if status != 0:
+        raise RuntimeError(f"protoc ended with status {status}")
+    return sources
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run as a script where no build backend is installed
+    pass
+else:
+
+    class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]
+        PLUGIN_NAME = "compile-protos"
+
+        def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+            compile_protos(Path(self.root) / "protos")
+
+
+if __name__ == "__main__":
+    print(f"compiled {len(compile_protos())} .proto files")

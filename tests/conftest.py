@@ -1,0 +1,59 @@
+"""Markers, what a machine may lack, and the search for leaks around every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import leaks, require
+from support.folders import short_folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "root: makes namespaces, mounts or cgroups, and needs root for it")
+    config.addinivalue_line(
+        "markers", "interop: runs against the Go parts from Debian's packages; needs root too"
+    )
+    config.addinivalue_line("markers", "slow: takes longer than a second")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder is a marker: integration/ is `root`, interop/ is `interop`."""
+    for item in items:
+        parts = item.path.parts
+        if "integration" in parts:
+            item.add_marker("root")
+        if "interop" in parts:
+            item.add_marker("interop")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") or item.get_closest_marker("interop"):
+        require.root()
+    if item.get_closest_marker("interop"):
+        require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reason, count in sorted(require.left_out.items()):
+        tests = "1 test" if count == 1 else f"{count} tests"
+        terminalreporter.write_line(f"left out: {tests}, because {reason}")
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """A temporary folder with a short path, for Unix sockets."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test whose temporary folders are still mounted on, or used by a process, when it ends."""
+    names = [name for name in ("tmp_path", "short_tmp") if name in request.fixturenames]
+    folders = [Path(request.getfixturevalue(name)) for name in names]
+    yield
+    if folders:
+        leaks.Watch(folders).check()

@@ -1,0 +1,158 @@
+"""The Go parts that we are measured against: Debian's packages, unpacked into the project's cache, never installed.
+
+`path("ctr")` answers with an executable in ``<project>/.cache/goparts/bin``.
+The first call for a part downloads its package with `apt-get download` and
+unpacks it with `dpkg -x`; a file lock lets several test processes ask at once.
+apt works on lists and a cache of our own, so an ordinary user can do this too
+and the lists of the machine are left as they were.
+
+What can't be had raises `Missing`; `support.require` turns that into a skip,
+and in CI into a failure.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+PROJECT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("LONGSHORE_GOPARTS", PROJECT / ".cache" / "goparts"))
+LISTS_ARE_FRESH_FOR = 6 * 3600  # seconds
+
+
+class Missing(Exception):
+    """A Go part that this machine can't give us; the text says why."""
+
+
+class Part(NamedTuple):
+    """One executable: the package that holds it, where it lies there, and library packages a bare system lacks."""
+
+    package: str
+    file: str
+    libraries: tuple[str, ...] = ()
+
+
+PARTS = {
+    "busybox": Part("busybox-static", "bin/busybox"),
+    "containerd": Part("containerd", "usr/bin/containerd"),
+    "containerd-shim-runc-v2": Part("containerd", "usr/bin/containerd-shim-runc-v2"),
+    "crun": Part("crun", "usr/bin/crun", ("libyajl2", "libseccomp2", "libcap2")),
+    "ctr": Part("containerd", "usr/bin/ctr"),
+    "docker": Part("docker.io", "usr/bin/docker"),
+    "docker-init": Part("tini", "usr/bin/tini"),
+    "docker-proxy": Part("docker.io", "usr/sbin/docker-proxy"),
+    "docker-registry": Part("docker-registry", "usr/bin/docker-registry"),
+    "dockerd": Part("docker.io", "usr/sbin/dockerd", ("libdevmapper1.02.1",)),
+    "runc": Part("runc", "usr/sbin/runc", ("libseccomp2",)),
+    "skopeo": Part(
+        "skopeo", "usr/bin/skopeo", ("libgpgme11", "libdevmapper1.02.1", "libassuan0", "libgpg-error0")
+    ),
+    "tini": Part("tini", "usr/bin/tini"),
+}
+
+
+def path(name: str) -> Path:
+    """The executable of the part `name`, fetched when it isn't there yet. Raises Missing."""
+    link = CACHE / "bin" / name
+    if not link.exists():
+        with _locked():
+            if not link.exists():
+                _provide(name, link)
+    return link
+
+
+def environment(base: dict[str, str] | None = None) -> dict[str, str]:
+    """An environment whose PATH starts with the Go parts, as a real containerd finds its shim and runc there."""
+    environ = dict(os.environ if base is None else base)
+    environ["PATH"] = f"{CACHE / 'bin'}:{environ.get('PATH', os.defpath)}"
+    return environ
+
+
+def _provide(name: str, link: Path) -> None:
+    part = PARTS[name]
+    _unpack(part.package)
+    target = CACHE / "root" / part.file
+    if not target.exists():
+        raise Missing(f"{name}: package {part.package} holds no /{part.file}")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if _lacks_libraries(target):
+        for package in part.libraries:
+            _unpack(package)
+        _write_wrapper(link, target)
+    else:
+        link.symlink_to(target)
+
+
+def _lacks_libraries(executable: Path) -> bool:
+    listing = subprocess.run(["ldd", executable], capture_output=True, text=True, check=False)
+    return "not found" in listing.stdout
+
+
+def _write_wrapper(link: Path, target: Path) -> None:
+    folders = sorted({str(library.parent) for library in (CACHE / "root").rglob("lib*.so*")})
+    script = f'#!/bin/sh\nLD_LIBRARY_PATH={":".join(folders)} exec {target} "$@"\n'
+    draft = link.with_name(f".{link.name}")
+    draft.write_text(script)
+    draft.chmod(0o755)
+    draft.rename(link)
+
+
+def _unpack(package: str) -> None:
+    stamp = CACHE / "packages" / package
+    if stamp.exists():
+        return
+    if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
+        raise Missing(f"{package}: no apt-get and dpkg here, the Go parts come from Debian's packages")
+    _refresh_lists()
+    downloads = CACHE / "downloads"
+    shutil.rmtree(downloads, ignore_errors=True)
+    downloads.mkdir(parents=True)
+    _apt("download", package, cwd=downloads)
+    for archive in downloads.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", archive, CACHE / "root"], check=True, capture_output=True)
+    shutil.rmtree(downloads)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
+
+
+def _refresh_lists() -> None:
+    stamp = CACHE / "apt" / "updated"
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_ARE_FRESH_FOR:
+        return
+    (CACHE / "apt" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+    (CACHE / "apt" / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+    _apt("update", cwd=CACHE)
+    stamp.touch()
+
+
+def _apt(verb: str, *arguments: str, cwd: Path) -> None:
+    options = {
+        "Dir::State": CACHE / "apt",
+        "Dir::State::lists": CACHE / "apt" / "lists",
+        "Dir::State::status": "/var/lib/dpkg/status",
+        "Dir::Cache": CACHE / "apt" / "cache",
+        # The download is done by an unprivileged user otherwise, who need not reach our folder.
+        "APT::Sandbox::User": "root",
+        "Acquire::Retries": 3,
+    }
+    flags = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    done = subprocess.run(
+        ["apt-get", "-q", *flags, verb, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise Missing(f"apt-get {' '.join((verb, *arguments))}: {done.stderr.strip()}")
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,118 @@
+"""One gRPC channel to a containerd socket, and the headers of every call on it.
+
+Everything the SDK sends goes through `Connection.call` and its streaming
+relatives: this is the one place where a gRPC status becomes an error of the
+closed set in `longshore.api.errors`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from grpc import aio
+
+from longshore.api import errors
+from longshore.api.namespaces import DEFAULT, GRPC_HEADER, LEASE_HEADER
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
+MESSAGE_LIMIT = 16 << 20
+METADATA_LIMIT = 1 << 20
+
+# containerd allows 16 MiB both ways. Errors of runtimes can be long, and travel in headers: gRPC's own
+# limit of 8 KiB would turn them into RESOURCE_EXHAUSTED. The back-off is short because the peer is a
+# local socket: after a restart of the daemon a client should be back within a fraction of a second.
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT),
+    ("grpc.max_metadata_size", METADATA_LIMIT),
+    ("grpc.absolute_max_metadata_size", METADATA_LIMIT),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def default_address() -> str:
+    """CONTAINERD_ADDRESS, else where containerd listens by default."""
+    return os.environ.get("CONTAINERD_ADDRESS") or DEFAULT_ADDRESS
+
+
+def default_namespace() -> str:
+    """CONTAINERD_NAMESPACE, else "default"."""
+    return os.environ.get("CONTAINERD_NAMESPACE") or DEFAULT
+
+
+def socket_path(address: str) -> str:
+    """The file system path of an address ("unix:///run/x.sock" or a bare path)."""
+    return os.path.abspath(address.removeprefix("unix://").removeprefix("unix:"))
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a gRPC failure inside into one of `longshore.api.errors`."""
+    try:
+        yield
+    except aio.AioRpcError as error:
+        raise errors.from_code(int(error.code().value[0]), error.details() or error.code().name) from None
+
+
+class Connection:
+    """A channel plus namespace and lease; `derive` shares the channel under other headers.
+
+    Create it inside a running event loop. `close` is the owner's business:
+    derived connections are views.
+    """
+
+    def __init__(
+        self, address: str, namespace: str, *, lease: str = "", channel: aio.Channel | None = None
+    ) -> None:
+        self.address = socket_path(address)
+        self.namespace = namespace
+        self.lease = lease
+        self.channel = channel or aio.insecure_channel(f"unix:{self.address}", options=CHANNEL_OPTIONS)
+        headers = [(GRPC_HEADER, namespace)] if namespace else []
+        self.metadata: tuple[tuple[str, str], ...] = (
+            (*headers, (LEASE_HEADER, lease)) if lease else tuple(headers)
+        )
+
+    def derive(self, *, namespace: str | None = None, lease: str | None = None) -> Connection:
+        """The same channel with another namespace or lease."""
+        return Connection(
+            self.address,
+            self.namespace if namespace is None else namespace,
+            lease=self.lease if lease is None else lease,
+            channel=self.channel,
+        )
+
+    async def call(
+        self, method: aio.UnaryUnaryMultiCallable[Q, R], request: Q, *, timeout: float | None = None
+    ) -> R:
+        """One request, one answer. `timeout` is in seconds; None waits for ever (Tasks.Wait does)."""
+        with translated():
+            return await method(request, metadata=self.metadata, timeout=timeout)
+
+    async def stream(
+        self,
+        method: aio.UnaryStreamMultiCallable[Q, R],
+        request: Q,
+        *,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> AsyncIterator[R]:
+        """One request, many answers. Leaving the iteration early cancels the call."""
+        call = method(request, metadata=self.metadata)
+        try:
+            with translated():
+                async for message in call:
+                    yield message
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self.channel.close()

@@ -1,0 +1,208 @@
+"""The content store: blobs by digest, written as resumable ingests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from grpc import aio
+
+from longshore.api.errors import AlreadyExists, DataLoss, Unavailable
+from longshore.api.services.content.v1 import content_pb2 as pb
+from longshore.api.services.content.v1.content_pb2_grpc import ContentStub
+from longshore.client.connection import Connection, translated
+
+if TYPE_CHECKING:
+    from longshore.api.types.descriptor_pb2 import Descriptor
+
+Info = pb.Info
+Status = pb.Status
+
+CHUNK = 1 << 20  # bytes a message; the store's own reads come in the same size
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class Writer:
+    """One open ingest. `offset` is how much of it the store holds: resume from there."""
+
+    def __init__(
+        self, call: aio.StreamStreamCall[pb.WriteContentRequest, pb.WriteContentResponse], ref: str
+    ) -> None:
+        self._call = call
+        self.ref = ref
+        self.offset = 0
+
+    async def _ask(self, request: pb.WriteContentRequest) -> pb.WriteContentResponse:
+        with translated():
+            try:
+                await self._call.write(request)
+            except Exception:  # the call has ended: its status, raised by read, says why
+                pass
+            answer = await self._call.read()
+            if not isinstance(answer, pb.WriteContentResponse):
+                raise Unavailable(f"the store closed the ingest {self.ref}: unavailable")
+            return answer
+
+    async def status(self) -> pb.WriteContentResponse:
+        answer = await self._ask(pb.WriteContentRequest(action=pb.STAT))
+        self.offset = answer.offset
+        return answer
+
+    async def write(self, data: bytes) -> None:
+        """Append; any length, sent in messages of a mebibyte."""
+        view = memoryview(data)
+        while view:
+            piece = view[:CHUNK]
+            answer = await self._ask(
+                pb.WriteContentRequest(action=pb.WRITE, offset=self.offset, data=bytes(piece))
+            )
+            if answer.offset != self.offset + len(piece):
+                raise DataLoss(f"short write to {self.ref}: data loss")
+            self.offset = answer.offset
+            view = view[len(piece) :]
+
+    async def commit(
+        self, *, size: int = 0, expected: str = "", labels: Mapping[str, str] | None = None
+    ) -> str:
+        """Make it a blob and answer its digest.
+
+        Raises AlreadyExists, or FailedPrecondition when size or digest differ.
+        """
+        answer = await self._ask(
+            pb.WriteContentRequest(
+                action=pb.COMMIT, offset=self.offset, total=size, expected=expected, labels=labels or {}
+            )
+        )
+        return answer.digest
+
+
+class Content:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = ContentStub(connection.channel)
+
+    async def info(self, digest: str) -> Info:
+        """Raises NotFound when this namespace doesn't have the blob."""
+        return (await self._connection.call(self._stub.Info, pb.InfoRequest(digest=digest))).info
+
+    async def walk(self, filters: Sequence[str] = ()) -> AsyncIterator[Info]:
+        async for block in self._connection.stream(self._stub.List, pb.ListContentRequest(filters=filters)):
+            for info in block.info:
+                yield info
+
+    async def label(self, digest: str, labels: Mapping[str, str]) -> Info:
+        """Set these labels and leave the others; an empty value removes one."""
+        request = pb.UpdateRequest(
+            info=Info(digest=digest, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        return (await self._connection.call(self._stub.Update, request)).info
+
+    async def delete(self, digest: str) -> None:
+        """Take the blob out of this namespace; its bytes go with the next garbage collection."""
+        await self._connection.call(self._stub.Delete, pb.DeleteContentRequest(digest=digest))
+
+    async def chunks(self, digest: str, *, offset: int = 0, size: int = 0) -> AsyncIterator[bytes]:
+        """Stream a blob, or `size` bytes of it from `offset`."""
+        request = pb.ReadContentRequest(digest=digest, offset=offset, size=size)
+        async for block in self._connection.stream(self._stub.Read, request):
+            yield block.data
+
+    async def read(self, digest: str, *, limit: int = 64 << 20) -> bytes:
+        """A whole blob in memory: manifests and configs, not layers. Raises ValueError above `limit` bytes."""
+        parts = []
+        total = 0
+        async for data in self.chunks(digest):
+            total += len(data)
+            if total > limit:
+                raise ValueError(f"blob {digest} is larger than {limit} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+    async def statuses(self, filters: Sequence[str] = ()) -> list[Status]:
+        """Ingests under way."""
+        request = pb.ListStatusesRequest(filters=filters)
+        return list((await self._connection.call(self._stub.ListStatuses, request)).statuses)
+
+    async def abort(self, ref: str) -> None:
+        await self._connection.call(self._stub.Abort, pb.AbortRequest(ref=ref))
+
+    @asynccontextmanager
+    async def writer(self, ref: str, *, size: int = 0, expected: str = "") -> AsyncIterator[Writer]:
+        """Open (or resume) the ingest `ref`. Raises AlreadyExists when `expected` is here, Unavailable when in use.
+
+        Leaving the block without `commit` keeps what was written for a resume.
+        """
+        call = self._stub.Write(metadata=self._connection.metadata)
+        writer = Writer(call, ref)
+        try:
+            answer = await writer._ask(
+                pb.WriteContentRequest(action=pb.STAT, ref=ref, total=size, expected=expected)
+            )
+            writer.offset = answer.offset
+            yield writer
+            with translated():
+                await call.done_writing()
+        finally:
+            call.cancel()
+
+    async def write(
+        self,
+        ref: str,
+        data: bytes | AsyncIterator[bytes],
+        *,
+        size: int = 0,
+        expected: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store a blob from its first byte and answer its digest; a blob that is already here is no error."""
+        if isinstance(data, bytes):
+            size, expected = len(data), expected or digest_of(data)
+        try:
+            async with self.writer(ref, size=size, expected=expected) as writer:
+                await self._send(writer, data)
+                return await writer.commit(size=size, expected=expected, labels=labels)
+        except AlreadyExists:
+            if labels and expected:
+                await self.label(expected, labels)
+            return expected
+
+    @staticmethod
+    async def _send(writer: Writer, data: bytes | AsyncIterator[bytes]) -> None:
+        skip = writer.offset  # what an earlier attempt left, or all of it when another namespace has the blob
+        if isinstance(data, bytes):
+            await writer.write(data[skip:])
+            return
+        async for piece in data:
+            if skip >= len(piece):
+                skip -= len(piece)
+                continue
+            await writer.write(piece[skip:])
+            skip = 0
+
+    async def list(self, filters: Sequence[str] = ()) -> list[Info]:
+        return [info async for info in self.walk(filters)]
+
+
+def ingest_ref(descriptor: Descriptor) -> str:
+    """The name clients give the ingest of a descriptor: two of them that fetch the same blob meet."""
+    kind = "unknown"
+    for word, marks in _KINDS.items():
+        if any(mark in descriptor.media_type for mark in marks):
+            kind = word
+            break
+    return f"{kind}-{descriptor.digest}"
+
+
+_KINDS = {
+    "index": ("image.index", "manifest.list"),
+    "manifest": ("manifest.v1", "manifest.v2"),
+    "config": ("config.v1", "container.image.v1"),
+    "layer": ("layer", "rootfs.diff"),
+}

@@ -1,0 +1,216 @@
+"""Standard streams of a process in a container.
+
+The *client* chooses them: it makes named pipes (or names a log URI), the shim
+opens them. Both outputs of a process live in a pipe whose writers are the
+shim's, so end of file comes when the process and its heirs are done.
+
+Three choices: `Null` (nothing attached), `LogURI` ("file:///path" or
+"binary:///logger?arg=value", written by the shim while no client is there),
+and `Pipes` (we hold the other end).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+BLOCK = 64 << 10  # a pipe's capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    """No streams: the process reads from and writes to /dev/null."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogURI:
+    """Both outputs go where the shim is told: ``file://`` appends, ``binary://`` starts a logger."""
+
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pipes:
+    """Named pipes for the streams that are true. With `terminal` both outputs come from stdout, as from a pty."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+    terminal: bool = False
+
+
+PIPE: Final = Pipes(stdin=True)
+"""All three streams on pipes."""
+
+IO: TypeAlias = Null | LogURI | Pipes
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What goes into a request: a path or URI for each stream, "" for none."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+class Reader:
+    """The reading end of a pipe. Iterate it for blocks as they come; `read` takes all up to end of file."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    async def read_block(self, size: int = BLOCK) -> bytes:
+        """What is there, at least one byte; b"" at end of file (or after `close`)."""
+        while self._fd >= 0:
+            try:
+                return os.read(self._fd, size)
+            except BlockingIOError:
+                await _ready(self._loop, self._fd, self._loop.add_reader, self._loop.remove_reader)
+        return b""
+
+    async def read(self) -> bytes:
+        return b"".join([block async for block in self])
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while block := await self.read_block():
+            yield block
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Writer:
+    """The writing end of a process's stdin."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it, waiting while the pipe is full. Raises BrokenPipeError when the process is gone."""
+        view = memoryview(data)
+        while view:
+            if self._fd < 0:
+                raise BrokenPipeError("stdin is closed")
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                await _ready(self._loop, self._fd, self._loop.add_writer, self._loop.remove_writer)
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+_Add: TypeAlias = Callable[..., Any]
+_Remove: TypeAlias = Callable[[int], bool]
+
+
+async def _ready(loop: asyncio.AbstractEventLoop, fd: int, add: _Add, remove: _Remove) -> None:
+    """Wait until the loop calls back for the descriptor."""
+    ready = loop.create_future()
+    add(fd, _set, ready)
+    try:
+        await ready
+    finally:
+        remove(fd)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Streams:
+    """The pipes of one process: made before it exists, attached once the shim has opened its ends.
+
+    The order matters. A reader that is opened before any writer exists reads
+    end of file, so nobody reads before `attach`; and stdin opens for writing
+    only when there is a reader, so until then we hold it read-write.
+    """
+
+    def __init__(self, directory: str, name: str, wanted: Pipes) -> None:
+        os.makedirs(directory, mode=0o711, exist_ok=True)
+        self.directory = os.path.join(directory, secrets.token_hex(6))
+        os.mkdir(self.directory, 0o700)
+        self._fds: dict[str, int] = {}
+        self.stdin: Writer | None = None
+        self.stdout: Reader | None = None
+        self.stderr: Reader | None = None
+        wants = {
+            "stdin": wanted.stdin,
+            "stdout": wanted.stdout,
+            "stderr": wanted.stderr and not wanted.terminal,
+        }
+        paths: dict[str, str] = {}
+        try:
+            for stream in (stream for stream, want in wants.items() if want):
+                paths[stream] = os.path.join(self.directory, f"{name}-{stream}")
+                os.mkfifo(paths[stream], 0o700)
+                mode = os.O_RDWR if stream == "stdin" else os.O_RDONLY
+                self._fds[stream] = os.open(paths[stream], mode | os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            self.close()
+            raise
+        self.paths = Paths(**paths, terminal=wanted.terminal)
+
+    def attach(self) -> None:
+        """The shim has its ends open: streams may be used."""
+        if "stdin" in self._fds:
+            held = self._fds.pop("stdin")
+            try:
+                fd = os.open(self.paths.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self.stdin = Writer(fd)
+            except OSError:  # the process is gone already
+                self.stdin = None
+            finally:
+                os.close(held)
+        if "stdout" in self._fds:
+            self.stdout = Reader(self._fds.pop("stdout"))
+        if "stderr" in self._fds:
+            self.stderr = Reader(self._fds.pop("stderr"))
+
+    def close(self) -> None:
+        """Close our ends and remove the pipes."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):  # the last one out; others may be using it
+            os.rmdir(os.path.dirname(self.directory))
+
+
+def open_streams(io: IO, directory: str, name: str) -> tuple[Paths, Streams | None]:
+    """What to send for this choice of IO, and our ends of it."""
+    match io:
+        case Null():
+            return Paths(), None
+        case LogURI(uri):
+            return Paths(stdout=uri, stderr=uri), None
+        case Pipes():
+            streams = Streams(directory, name, io)
+            return streams.paths, streams

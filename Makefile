@@ -1,0 +1,54 @@
+# make run     the main job: bring the stack up, run one container, leave nothing (needs root)
+# make test    everything: style, units, integration, interop with the Go parts
+# make soak    the same with the full counts: hundreds of kills, storms, fuzzing
+# make bench   side by side with the Go parts
+# make lint    style only
+# make protos  compile the .proto files
+# make venv    the virtualenv that the others use
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PROTOS := $(shell find protos -name '*.proto')
+PYTEST := $(BIN)/pytest
+
+.PHONY: run test soak bench lint format protos venv clean
+
+run: venv
+	$(BIN)/longshore demo
+
+test: venv
+	$(PYTEST) $(PYTEST_ARGS)
+
+soak: venv
+	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' $(PYTEST_ARGS)
+
+bench: venv
+	cd tests && ../$(BIN)/python -m bench $(BENCH_ARGS)
+
+lint: venv
+	$(PYTEST) -q tests/unit/test_style.py
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv protos: $(VENV)/.stubs
+
+# The build hook compiles the stubs too, but an editable install does not notice a change afterwards.
+$(VENV)/.stubs: $(VENV)/.installed $(PROTOS) protos/compile.py
+	$(BIN)/python protos/compile.py
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "longshore needs Python 3.11 or newer as $(PYTHON) (or: make PYTHON=/path/to/python3 ...);" \
+		          "this one is: $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { echo "longshore needs venv and pip: on Debian, apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	find protos \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' -o -name '*_pb2_grpc.pyi' \) -delete

@@ -12,11 +12,13 @@ package appears.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import sys
 import sysconfig
-from importlib import resources
+import tempfile
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +35,43 @@ def script(name: str) -> str:
 
 
 def compile_protos(root: Path = ROOT) -> list[Path]:
-    """Compile every .proto below `root`; returns the sources. Raises RuntimeError when protoc fails."""
-    from google import rpc
+    """Compile every .proto below `root`; returns the sources. Raises RuntimeError when protoc fails.
+
+    Stubs that come out as they were are not touched and the others are
+    replaced whole, so that programs running from this tree never read half a
+    file.
+    """
     from grpc_tools import protoc
 
     sources = sorted(root.glob("longshore/**/*.proto"))
     well_known = resources.files("grpc_tools") / "_proto"
-    common_protos = Path(next(iter(rpc.__path__))).parent.parent
-    arguments = [
-        "protoc",
-        f"--proto_path={root}",
-        f"--proto_path={well_known}",
-        f"--proto_path={common_protos}",
-        f"--plugin=protoc-gen-mypy={script('protoc-gen-mypy')}",
-        f"--plugin=protoc-gen-mypy_grpc={script('protoc-gen-mypy_grpc')}",
-        f"--python_out={root}",
-        f"--grpc_python_out={root}",
-        f"--mypy_out={root}",
-        f"--mypy_grpc_out={root}",
-        *(str(source) for source in sources),
-    ]
-    status = protoc.main(arguments)
-    if status != 0:
-        raise RuntimeError(f"protoc ended with status {status}")
+    common_protos = Path(next(iter(import_module("google.rpc").__path__))).parent.parent
+    with tempfile.TemporaryDirectory(prefix=".stubs-", dir=root) as output:
+        arguments = [
+            "protoc",
+            f"--proto_path={root}",
+            f"--proto_path={well_known}",
+            f"--proto_path={common_protos}",
+            f"--plugin=protoc-gen-mypy={script('protoc-gen-mypy')}",
+            f"--plugin=protoc-gen-mypy_grpc={script('protoc-gen-mypy_grpc')}",
+            f"--python_out={output}",
+            f"--grpc_python_out={output}",
+            f"--mypy_out=quiet:{output}",
+            f"--mypy_grpc_out=quiet:{output}",
+            *(str(source) for source in sources),
+        ]
+        status = protoc.main(arguments)
+        if status != 0:
+            raise RuntimeError(f"protoc ended with status {status}")
+        _move_changed(Path(output), root)
     return sources
+
+
+def _move_changed(output: Path, root: Path) -> None:
+    for stub in (path for path in output.rglob("*") if path.is_file()):
+        target = root / stub.relative_to(output)
+        if not target.exists() or not filecmp.cmp(stub, target, shallow=False):
+            stub.replace(target)
 
 
 try:

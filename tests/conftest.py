@@ -11,14 +11,6 @@ from support import leaks, require
 from support.folders import short_folder
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "root: makes namespaces, mounts or cgroups, and needs root for it")
-    config.addinivalue_line(
-        "markers", "interop: runs against the Go parts from Debian's packages; needs root too"
-    )
-    config.addinivalue_line("markers", "slow: takes longer than a second")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is a marker: integration/ is `root`, interop/ is `interop`."""
     for item in items:

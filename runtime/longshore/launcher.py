@@ -26,13 +26,22 @@ def main() -> int | None:
     name = sys.argv[0].rpartition("/")[2]
     if name not in PROGRAMS:
         if len(sys.argv) < 2 or sys.argv[1] not in PROGRAMS:
-            asked = f"no program {sys.argv[1]!r}; " if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help") else ""
-            print(f"longshore: {asked}usage: longshore {'|'.join(sorted(PROGRAMS))} ...", file=sys.stderr)
-            return 2 if asked or len(sys.argv) < 2 else 0
+            return _usage(sys.argv[1] if len(sys.argv) > 1 else None)
         name = sys.argv[1]
         sys.argv[:2] = [name]
     status: int | None = import_module(PROGRAMS[name]).main()
     return status
+
+
+def _usage(asked: str | None) -> int:
+    """Name the programs: on stdout when asked for help, else on stderr with status 2."""
+    programs = "|".join(sorted(PROGRAMS))
+    if asked in ("-h", "--help"):
+        print(f"usage: longshore {programs} ...")
+        return 0
+    problem = "" if asked is None else f"no program {asked!r}; "
+    print(f"longshore: {problem}usage: longshore {programs} ...", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ def compiled_field(field: FieldDescriptor) -> tuple[Any, ...]:
         key, value = (field.message_type.fields_by_name[name] for name in ("key", "value"))
         return field.number, "map", type_name(key), type_name(value), deprecated
     label = "repeated" if field.is_repeated else "singular"
-    if field.containing_oneof is not None:  # how protoc spells a proto3 `optional`; the table holds no real oneof
+    if (
+        field.containing_oneof is not None
+    ):  # how protoc spells a proto3 `optional`; the table holds no real oneof
         label = "optional"
     return field.number, label, type_name(field), deprecated
 

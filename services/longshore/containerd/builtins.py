@@ -1,0 +1,130 @@
+"""THE list of what this daemon consists of. To know what it can do, read `BUILTINS`.
+
+An entry names a part as containerd's plugin lists do, and has a function that
+builds it from the `Kit`: constructs the class with plain arguments, puts on the
+kit what later entries need, and adds a servicer to `kit.server` if the part
+answers calls. Order matters: an entry uses what stands above it. Introspection
+reports exactly these entries.
+
+Adding a service: a class in a package of its own, its collaborators as
+constructor arguments; then one function and one line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from longshore.api import errors
+from longshore.api.services.version.v1.version_pb2_grpc import add_VersionServicer_to_server
+from longshore.containerd import rpc
+from longshore.containerd.config import Config
+from longshore.containerd.directories import Directories
+from longshore.containerd.metadata.store import Store
+from longshore.containerd.version.service import VersionService
+
+if TYPE_CHECKING:
+    from longshore.zygote.client import Zygote
+
+log = structlog.get_logger("builtins")
+
+Exports = Mapping[str, str]
+
+
+class Plugin(NamedTuple):
+    """A part as Introspection reports it."""
+
+    type: str
+    id: str
+    requires: tuple[str, ...]
+    exports: Exports
+    capabilities: tuple[str, ...]
+    error: errors.Error | None  # why it isn't there
+
+
+class Skip(errors.Error):
+    """Raised by a part that can't work on this machine: reported, not an alarm."""
+
+
+@dataclass
+class Kit:
+    """What parts are built from, and what those built so far offer to later ones."""
+
+    config: Config
+    directories: Directories
+    server: rpc.Registrar
+    zygote: Zygote | None
+    # Closed in reverse order when the daemon stops, after the last call has ended.
+    stack: AsyncExitStack
+    # What is there so far, in order; complete when the daemon serves.
+    plugins: list[Plugin] = field(default_factory=list)
+    # Started when every part is built and before the socket answers (recovery of tasks).
+    before_serving: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    # Called when SIGTERM arrives, before running calls are waited for: end streams that would wait forever.
+    on_stop: list[Callable[[], None]] = field(default_factory=list)
+
+    store: Store = field(init=False)
+
+
+class Builtin(NamedTuple):
+    type: str
+    id: str
+    build: Callable[[Kit], Exports | Awaitable[Exports | None] | None]
+    requires: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    essential: bool = False  # without it there is no daemon
+
+
+def _metadata(kit: Kit) -> Exports:
+    kit.store = Store(kit.directories.metadata)
+    kit.stack.callback(kit.store.close)
+    return {"path": str(kit.directories.metadata), "policy": "shared"}
+
+
+def _version(kit: Kit) -> None:
+    add_VersionServicer_to_server(VersionService(), kit.server)  # type: ignore[arg-type]
+
+
+BUILTINS: Final[tuple[Builtin, ...]] = (
+    Builtin("io.containerd.metadata.v1", "sqlite", _metadata, essential=True),
+    Builtin("io.containerd.grpc.v1", "version", _version),
+)
+
+
+async def build(kit: Kit) -> None:
+    """Build everything that isn't disabled. A part that fails is reported and left out, unless it is required."""
+    for builtin in BUILTINS:
+        uri = f"{builtin.type}.{builtin.id}"
+        if uri in kit.config.disabled_plugins and not builtin.essential:
+            log.info("disabled by configuration", plugin=uri)
+            continue
+        exports, error = await _build_one(builtin, kit)
+        if error is not None and (builtin.essential or uri in kit.config.required_plugins):
+            raise error
+        kit.plugins.append(
+            Plugin(builtin.type, builtin.id, builtin.requires, exports, builtin.capabilities, error)
+        )
+    built = {f"{plugin.type}.{plugin.id}" for plugin in kit.plugins}
+    if missing := [uri for uri in kit.config.required_plugins if uri not in built]:
+        raise errors.FailedPrecondition(f"required plugin {missing[0]} is not built in: failed precondition")
+
+
+async def _build_one(builtin: Builtin, kit: Kit) -> tuple[Exports, errors.Error | None]:
+    try:
+        result = builtin.build(kit)
+        exports = await result if inspect.isawaitable(result) else result
+    except Skip as error:
+        log.info("skipped", plugin=f"{builtin.type}.{builtin.id}", reason=error.message)
+        return {}, error
+    except Exception as error:
+        if builtin.essential:
+            raise
+        log.error("part failed to start", plugin=f"{builtin.type}.{builtin.id}", exc_info=error)
+        code, message = rpc.status_of(error)
+        return {}, errors.from_code(code, message)
+    return exports or {}, None

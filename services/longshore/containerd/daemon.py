@@ -1,0 +1,178 @@
+"""The running daemon: builds the parts, listens, waits for a signal, and takes everything down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from longshore.api.errors import FailedPrecondition
+from longshore.containerd import builtins, rpc
+from longshore.containerd.config import Config
+from longshore.containerd.directories import Directories
+from longshore.containerd.version import VERSION
+
+if TYPE_CHECKING:
+    from longshore.zygote.client import Zygote
+
+log = structlog.get_logger("containerd")
+
+# How long running calls may go on after SIGTERM. dockerd kills its containerd 15 s after the signal.
+GRACE_SECONDS: Final = 5.0
+
+# Errors travel as headers: with grpc's default of 8 KiB a long one (a failed runc, a list of what keeps a
+# namespace) would arrive as RESOURCE_EXHAUSTED.
+MAX_METADATA: Final = 1 << 20
+
+_CONNECT_SECONDS: Final = 1.0
+
+
+class Daemon:
+    """One containerd. `run` returns its exit status."""
+
+    def __init__(self, config: Config, directories: Directories, zygote: Zygote | None) -> None:
+        self._config = config
+        self._directories = directories
+        self._zygote = zygote
+
+    async def run(self) -> int:
+        stop = asyncio.Event()
+        _handle_signals(stop)
+        async with AsyncExitStack() as stack:
+            if self._zygote is not None:
+                stack.push_async_callback(self._zygote.close)
+            registrar = rpc.Registrar()
+            kit = builtins.Kit(self._config, self._directories, registrar, self._zygote, stack)
+            await builtins.build(kit)
+            server = self._server(registrar)
+            status = _add_health(registrar)
+            reflection.enable_server_reflection(
+                (*registrar.services, reflection.SERVICE_NAME),
+                registrar,  # type: ignore[arg-type]
+            )
+            for start in kit.before_serving:
+                await start()
+            self._bind(server)
+            await server.start()
+            await status.set("", health_pb2.HealthCheckResponse.SERVING)
+            gc.freeze()
+            log.info("containerd successfully booted", address=self._config.address, version=VERSION)
+            notify("READY=1")
+            await stop.wait()
+            notify("STOPPING=1")
+            log.info("stopping")
+            for end in kit.on_stop:
+                end()
+            await server.stop(GRACE_SECONDS)
+            await rpc.finish_shielded()
+            _unlink_socket(self._config.address)
+        log.info("stopped")
+        return 0
+
+    def _server(self, registrar: rpc.Registrar) -> grpc.aio.Server:
+        return grpc.aio.server(
+            handlers=[registrar],
+            options=[
+                ("grpc.max_receive_message_length", self._config.max_recv_message_size),
+                ("grpc.max_send_message_length", self._config.max_send_message_size),
+                ("grpc.max_metadata_size", MAX_METADATA),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA),
+                ("grpc.so_reuseport", 0),
+                # Clients of a local socket may ping as often as they like.
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.http2.max_ping_strikes", 0),
+            ],
+        )
+
+    def _bind(self, server: grpc.aio.Server) -> None:
+        path = Path(self._config.address)
+        path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        remove_stale_socket(path)
+        with umask(0o117):
+            server.add_insecure_port(f"unix:{path}")
+        os.chown(path, self._config.uid, self._config.gid)
+
+
+def _add_health(registrar: rpc.Registrar) -> health.aio.HealthServicer:
+    servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, registrar)  # type: ignore[arg-type]
+    return servicer
+
+
+def _handle_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # All threads' stacks on stderr, even while the loop is stuck: the handler is C code.
+    faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+# -- the socket ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """Files made inside have no bit of `mask`; a socket is never open to all, not even for a moment."""
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def remove_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody listens on. Raises FailedPrecondition if somebody does, or it is no socket.
+
+    grpcio would take over a live socket's name without a word.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FailedPrecondition(f"{path} exists and is not a socket: remove it, or give another --address")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_SECONDS)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise FailedPrecondition(f"{path} can't be probed: {error}") from None
+    raise FailedPrecondition(f"another process is listening on {path}: stop it, or give another --address")
+
+
+def _unlink_socket(address: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(address)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(state.encode(), address)
+    except OSError as error:
+        log.warning("sd_notify failed", error=str(error))

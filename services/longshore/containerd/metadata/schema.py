@@ -1,0 +1,137 @@
+"""What containerd remembers: one SQLite database, drawn here. Keep the picture true.
+
+File: ``<root>/io.containerd.metadata.v1.sqlite/meta.sqlite`` (WAL). Its
+presence also marks a root as ours (see `longshore.containerd.directories`).
+
+    meta            key -> value                    "version": the schema's number, below
+    namespaces      name -> labels                  a row appears with the first write into a namespace
+    containers      (namespace, id) -> record       record: serialised Container, sent to clients as it is
+    images          (namespace, name) -> record     record: serialised Image; target repeated for look-ups
+    leases          (namespace, id) -> record       record: serialised Lease
+    lease_resources (namespace, lease, type, id)    type: content | ingests | images | snapshots/<snapshotter>
+    blobs           (namespace, digest) -> size, times, labels
+                                                    a blob's file exists once, however many namespaces know it
+    ingests         (namespace, ref) -> directory, expected, expiry
+    snapshots       (namespace, snapshotter, key) -> directory, parent, kind, times, labels, usage
+    events          sequence -> envelope            the journal; sequences have no gaps, the newest row is never
+                                                    pruned (it holds the counter)
+
+Conventions
+- Lists come out sorted by key bytes (BINARY collation on UTF-8, as bbolt does).
+- Times are integers: nanoseconds since the epoch, UTC.
+- Labels are a JSON object in one column ("{}" when none); what is filtered by
+  label is filtered in Python, with the one grammar of `filters`.
+- A record that a client gets back unchanged is stored as the message's bytes.
+- Event times are the sender's; `instance` and `instance_sequence` name an event
+  that a shim reported on the exit stream, so that a repeated report is dropped.
+
+Changing it: raise VERSION, append to MIGRATIONS a statement list that turns
+VERSION - 1 into VERSION, and change SCHEMA to match. A database of a higher
+version is refused, an older one is migrated in one transaction at open.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+
+# Marks the file itself (PRAGMA application_id): "LSHR".
+APPLICATION_ID = 0x4C534852
+
+SCHEMA = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE namespaces (
+    name TEXT PRIMARY KEY,
+    labels TEXT NOT NULL DEFAULT '{}'
+) WITHOUT ROWID;
+
+CREATE TABLE containers (
+    namespace TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (namespace, id)
+);
+
+CREATE TABLE images (
+    namespace TEXT NOT NULL,
+    name TEXT NOT NULL,
+    target TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (namespace, name)
+);
+
+CREATE TABLE leases (
+    namespace TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (namespace, id)
+);
+
+CREATE TABLE lease_resources (
+    namespace TEXT NOT NULL,
+    lease TEXT NOT NULL,
+    type TEXT NOT NULL,
+    id TEXT NOT NULL,
+    PRIMARY KEY (namespace, lease, type, id)
+) WITHOUT ROWID;
+CREATE INDEX lease_resources_by_resource ON lease_resources (namespace, type, id);
+
+CREATE TABLE blobs (
+    namespace TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    labels TEXT NOT NULL DEFAULT '{}',
+    PRIMARY KEY (namespace, digest)
+) WITHOUT ROWID;
+CREATE INDEX blobs_by_digest ON blobs (digest);
+
+CREATE TABLE ingests (
+    namespace TEXT NOT NULL,
+    ref TEXT NOT NULL,
+    directory TEXT NOT NULL UNIQUE,
+    expected TEXT NOT NULL DEFAULT '',
+    created INTEGER NOT NULL,
+    expires INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (namespace, ref)
+) WITHOUT ROWID;
+
+CREATE TABLE snapshots (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    snapshotter TEXT NOT NULL,
+    key TEXT NOT NULL,
+    parent TEXT NOT NULL DEFAULT '',
+    kind INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    updated INTEGER NOT NULL,
+    labels TEXT NOT NULL DEFAULT '{}',
+    inodes INTEGER NOT NULL DEFAULT 0,
+    size INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (namespace, snapshotter, key)
+);
+CREATE INDEX snapshots_by_parent ON snapshots (namespace, snapshotter, parent);
+
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    journalled INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    namespace TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    type_url TEXT NOT NULL,
+    value BLOB NOT NULL,
+    container TEXT,
+    instance TEXT,
+    instance_sequence INTEGER
+);
+CREATE INDEX events_by_container ON events (namespace, container) WHERE container IS NOT NULL;
+CREATE UNIQUE INDEX events_by_source ON events (instance, instance_sequence) WHERE instance IS NOT NULL;
+CREATE INDEX events_by_time ON events (journalled);
+"""
+
+# MIGRATIONS[n] turns version n + 1 into n + 2.
+MIGRATIONS: list[list[str]] = []

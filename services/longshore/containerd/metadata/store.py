@@ -1,0 +1,387 @@
+"""The metadata database: many readers, one writer thread, one fsync for whoever is waiting.
+
+`Store.write` queues a function; the writer thread takes all that is queued,
+runs each in a SAVEPOINT of its own inside one transaction, commits, and only
+then lets the callers go on. So
+
+- an answer to a client always follows a durable commit;
+- a function sees the effects of those queued before it;
+- an exception undoes its own function and nothing else, and reaches its caller;
+- a failed COMMIT (disk full) fails the members of that transaction and nothing
+  else: the next one starts afresh.
+
+A function that runs in `write` touches the database and values of its own,
+nothing in memory that others see: it may be undone after it returned. What
+must follow a commit goes into `Transaction.after_commit`. The schema is
+documented in `schema`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+from longshore.api import errors
+from longshore.api.events.task_pb2 import TaskExit
+from longshore.api.typeurls import pack, type_name
+from longshore.containerd.metadata import schema
+
+log = structlog.get_logger("metadata")
+
+T = TypeVar("T")
+Parameter = str | bytes | int | float | None
+Row = tuple[Any, ...]
+
+# One transaction takes at most this many functions: bounds what a failed COMMIT takes with it, and the wait.
+MAX_BATCH: Final = 512
+
+_READERS: Final = 4
+_EXIT_TYPE: Final = TaskExit.DESCRIPTOR.full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A row of the journal: what a subscriber gets, and its place in the order."""
+
+    sequence: int
+    time_ns: int
+    namespace: str
+    topic: str
+    event: AnyMessage
+
+
+class Transaction:
+    """What a function given to `Store.write` works with; valid until that function returns."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._after: list[Callable[[], None]] = []
+        self._events: list[Event] = []
+
+    def execute(self, sql: str, parameters: Sequence[Parameter] = ()) -> int:
+        """Run a statement; the number of rows it changed."""
+        return self._connection.execute(sql, parameters).rowcount
+
+    def query(self, sql: str, parameters: Sequence[Parameter] = ()) -> list[Row]:
+        """All rows of a SELECT."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def one(self, sql: str, parameters: Sequence[Parameter] = ()) -> Row | None:
+        """The first row of a SELECT, or None."""
+        row: Row | None = self._connection.execute(sql, parameters).fetchone()
+        return row
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call `callback` on the event loop once this is durable, before the caller of `write` goes on."""
+        self._after.append(callback)
+
+    # -- helpers shared by the nouns --
+
+    def ensure_namespace(self, namespace: str) -> None:
+        """Namespaces spring into existence with the first write."""
+        self.execute("INSERT INTO namespaces (name) VALUES (?) ON CONFLICT DO NOTHING", (namespace,))
+
+    def lease_resource(self, namespace: str, lease: str, kind: str, id: str) -> None:
+        """Let `lease` hold a resource; nothing happens when `lease` is "". Raises NotFound if it is unknown.
+
+        `kind` is content, ingests, images or snapshots/<snapshotter>.
+        """
+        if not lease:
+            return
+        if self.one("SELECT 1 FROM leases WHERE namespace = ? AND id = ?", (namespace, lease)) is None:
+            raise errors.NotFound("lease does not exist: not found")
+        self.execute(
+            "INSERT INTO lease_resources VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (namespace, lease, kind, id),
+        )
+
+    def unlease_resource(self, namespace: str, lease: str, kind: str, id: str) -> None:
+        """Take a resource from one lease; harmless when it isn't there or `lease` is ""."""
+        self.execute(
+            "DELETE FROM lease_resources WHERE namespace = ? AND lease = ? AND type = ? AND id = ?",
+            (namespace, lease, kind, id),
+        )
+
+    def publish(
+        self,
+        namespace: str,
+        topic: str,
+        message: Message,
+        *,
+        time_ns: int | None = None,
+        source: tuple[str, int] | None = None,
+    ) -> bool:
+        """Journal an event in this transaction; subscribers get it after the commit.
+
+        `message` is an event or an Any. With `source` = (shim instance, its
+        sequence) a repeated event is dropped, and the answer is False.
+        """
+        packed = message if isinstance(message, AnyMessage) else pack(message)
+        now = time.time_ns()
+        stamp = now if time_ns is None else time_ns
+        instance, number = source or (None, None)
+        sequence = self._connection.execute(
+            "INSERT INTO events (journalled, time, namespace, topic, type_url, value, container, instance,"
+            " instance_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (instance, instance_sequence) WHERE instance IS NOT NULL DO NOTHING RETURNING sequence",
+            (now, stamp, namespace, topic, packed.type_url, packed.value, _exited(packed), instance, number),
+        ).fetchone()
+        if sequence is None:
+            return False
+        self._events.append(Event(sequence[0], stamp, namespace, topic, packed))
+        return True
+
+
+def _exited(event: AnyMessage) -> str | None:
+    """The container of a /tasks/exit event: the one kind that recovery looks up again."""
+    if type_name(event) != _EXIT_TYPE:
+        return None
+    try:
+        return TaskExit.FromString(event.value).container_id
+    except Exception:  # a malformed event is journalled all the same
+        return None
+
+
+@dataclass(slots=True)
+class _Write:
+    function: Callable[[Transaction], Any]
+    future: asyncio.Future[Any]
+    transaction: Transaction | None = None
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Store:
+    """The database at `path`, made or migrated as needed. Used from one event loop.
+
+    Raises errors.FailedPrecondition for a file that isn't ours or is newer than this program.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._writer_connection = _connect(path)
+        _prepare(self._writer_connection, path)
+        self._reader_connection = _connect(path, read_only=True)
+        self._queue: deque[_Write] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._listeners: list[Callable[[list[Event]], None]] = []
+        self._thread_readers: list[sqlite3.Connection] = []
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(_READERS, "metadata-read")
+        self._writer = threading.Thread(target=self._write_forever, name="metadata-write", daemon=True)
+        self._writer.start()
+
+    # -- the public side, on the event loop --
+
+    async def write(self, function: Callable[[Transaction], T]) -> T:
+        """Run `function` in the writer thread; its result, once that is durable.
+
+        Raises what `function` raises. Raises ResourceExhausted when the disk is
+        full and Unavailable when the database can't be written or is closed; in
+        both cases nothing of it was kept. A caller that is cancelled doesn't
+        undo a queued function.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        with self._wake:
+            if self._closing:
+                raise errors.Unavailable("metadata store is closed: unavailable")
+            self._queue.append(_Write(function, future))
+            self._wake.notify()
+        return await future
+
+    def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a short, indexed query right here on the loop; sees every committed write."""
+        return function(self._reader_connection)
+
+    async def read_in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a long query in a thread, on one snapshot of the database."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, function)
+
+    def on_events(self, listener: Callable[[list[Event]], None]) -> None:
+        """Call `listener` on the loop with the events of each transaction, in order, after its commit."""
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """Finish what is queued and close the files."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._writer.join()
+        self._readers.shutdown()
+        for connection in (*self._thread_readers, self._reader_connection, self._writer_connection):
+            connection.close()
+
+    # -- reader threads --
+
+    def _read_here(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _connect(self.path, read_only=True)
+            self._thread_readers.append(connection)
+        connection.execute("BEGIN")
+        try:
+            return function(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    # -- the writer thread --
+
+    def _write_forever(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._run(batch)
+            except BaseException as error:  # the thread must outlive anything
+                log.error("metadata writer failed", exc_info=error)
+                self._fail(batch, error)
+            self._hand_over(batch)
+
+    def _next_batch(self) -> list[_Write]:
+        with self._wake:
+            while not self._queue and not self._closing:
+                self._wake.wait()
+            return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+
+    def _run(self, batch: list[_Write]) -> None:
+        connection = self._writer_connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for position, write in enumerate(batch):
+                self._run_one(write)
+                if not connection.in_transaction:
+                    # SQLite gave up the whole transaction (disk full, I/O error): all before it is undone too.
+                    self._fail(batch[: position + 1], write.error)
+                    self._run(batch[position + 1 :])
+                    return
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._fail(batch, error)
+
+    def _run_one(self, write: _Write) -> None:
+        connection = self._writer_connection
+        transaction = Transaction(connection)
+        connection.execute("SAVEPOINT one")
+        try:
+            write.result = write.function(transaction)
+            connection.execute("RELEASE one")
+            write.transaction = transaction
+        except BaseException as error:
+            write.error = error
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO one")
+                connection.execute("RELEASE one")
+
+    @staticmethod
+    def _fail(batch: Iterable[_Write], cause: BaseException | None) -> None:
+        """None of these was kept. Their own errors go too: they may rest on a neighbour's undone write."""
+        for write in batch:
+            write.transaction = None
+            write.error = cause
+
+    @staticmethod
+    def _by_loop(batch: list[_Write]) -> dict[asyncio.AbstractEventLoop, list[_Write]]:
+        loops: dict[asyncio.AbstractEventLoop, list[_Write]] = {}
+        for write in batch:
+            loops.setdefault(write.future.get_loop(), []).append(write)
+        return loops
+
+    def _hand_over(self, batch: list[_Write]) -> None:
+        for loop, writes in self._by_loop(batch).items():
+            try:
+                loop.call_soon_threadsafe(self._finish, writes)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                log.debug("writes finished after their loop")
+
+    def _finish(self, batch: list[_Write]) -> None:
+        """On the loop: events out, callbacks run, callers woken."""
+        events = [event for write in batch if write.transaction for event in write.transaction._events]
+        if events:
+            for listener in self._listeners:
+                listener(events)
+        for write in batch:
+            for callback in write.transaction._after if write.transaction else ():
+                callback()
+            if write.future.done():
+                continue
+            if write.error is not None:
+                write.future.set_exception(_meaning(write.error))
+            else:
+                write.future.set_result(write.result)
+
+
+def _meaning(error: BaseException) -> BaseException:
+    """SQLite's failures in the words of our errors; the rest as it is."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return error
+    if error.sqlite_errorname == "SQLITE_FULL":
+        return errors.ResourceExhausted("write metadata: no space left on device: resource exhausted")
+    return errors.Unavailable(f"write metadata: {error}: unavailable")
+
+
+# -- opening ------------------------------------------------------------------------------------------------
+
+
+def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application == 0 and tables == 0:
+            _create(connection)
+        elif application != schema.APPLICATION_ID:
+            raise errors.FailedPrecondition(f"{path} is not a database of Longshore's: failed precondition")
+        else:
+            _migrate(connection, path)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        connection.close()
+        raise
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    for statement in schema.SCHEMA.split(";"):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute("INSERT INTO meta VALUES ('version', ?)", (str(schema.VERSION),))
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (value,) = connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+    version = int(value)
+    if version > schema.VERSION:
+        raise errors.FailedPrecondition(
+            f"{path} has schema version {version}, this program knows {schema.VERSION}: upgrade Longshore"
+            " or use another --root: failed precondition"
+        )
+    for statements in schema.MIGRATIONS[version - 1 :]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'version'", (str(schema.VERSION),))

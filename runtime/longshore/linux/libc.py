@@ -9,7 +9,6 @@ interpreter: this module runs before and inside containers.
 from __future__ import annotations
 
 import os
-import sys
 from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, dlopen, dlsym, get_errno
 
 TYPE_CHECKING = False
@@ -168,11 +167,3 @@ def text(value: str | bytes | None) -> bytes | None:
     if b"\0" in encoded:
         raise ValueError("embedded null byte")
     return encoded
-
-
-def syslog_safe(message: str) -> str:
-    """One line, printable: for what goes into logs but came from a container."""
-    return message.encode("unicode_escape").decode("ascii") if not message.isprintable() else message
-
-
-LITTLE_ENDIAN = sys.byteorder == "little"

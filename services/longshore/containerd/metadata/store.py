@@ -34,7 +34,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from longshore.api import errors
-from longshore.api.events.task_pb2 import TaskExit
+from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.typeurls import pack, type_name
 from longshore.containerd.metadata import schema
 
@@ -48,7 +48,7 @@ Row = tuple[Any, ...]
 MAX_BATCH: Final = 512
 
 _READERS: Final = 4
-_EXIT_TYPE: Final = TaskExit.DESCRIPTOR.full_name
+_ENDINGS: Final = {kind.DESCRIPTOR.full_name: kind for kind in (TaskExit, TaskDelete)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Transaction:
             "INSERT INTO events (journalled, time, namespace, topic, type_url, value, container, instance,"
             " instance_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (instance, instance_sequence) WHERE instance IS NOT NULL DO NOTHING RETURNING sequence",
-            (now, stamp, namespace, topic, packed.type_url, packed.value, _exited(packed), instance, number),
+            (now, stamp, namespace, topic, packed.type_url, packed.value, _ended(packed), instance, number),
         ).fetchone()
         if sequence is None:
             return False
@@ -144,12 +144,13 @@ class Transaction:
         return True
 
 
-def _exited(event: AnyMessage) -> str | None:
-    """The container of a /tasks/exit event: the one kind that recovery looks up again."""
-    if type_name(event) != _EXIT_TYPE:
+def _ended(event: AnyMessage) -> str | None:
+    """The container of a /tasks/exit or /tasks/delete event: the kinds that recovery looks up again."""
+    kind = _ENDINGS.get(type_name(event))
+    if kind is None:
         return None
     try:
-        return TaskExit.FromString(event.value).container_id
+        return kind.FromString(event.value).container_id
     except Exception:  # a malformed event is journalled all the same
         return None
 

@@ -47,6 +47,7 @@ _NUMBERS = {
     "sched_setattr": (314, 274),
     "ioprio_set": (251, 30),
     "fstatfs": (138, 44),
+    "syncfs": (306, 267),
     "name_to_handle_at": (303, 264),
     "quotactl": (179, 60),
     "ioctl": (16, 29),

@@ -6,7 +6,7 @@ Each noun is a property that imports its module when first touched.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
 from types import TracebackType
@@ -16,16 +16,17 @@ from longshore.client.connection import Connection, default_address, default_nam
 
 if TYPE_CHECKING:
     from longshore.client.containers import Containers
-    from longshore.client.images import Images
-    from longshore.client.tasks import Tasks
-
     from longshore.client.content import Content
     from longshore.client.diff import Diffs
     from longshore.client.events import Events
+    from longshore.client.images import Images
     from longshore.client.introspection import Introspection
+    from longshore.client.io import IO
     from longshore.client.leases import Leases
     from longshore.client.namespaces import Namespaces
     from longshore.client.snapshots import Snapshots
+    from longshore.client.spec import Option
+    from longshore.client.tasks import Task, Tasks
     from longshore.client.version import Version
 
 DEFAULT_SNAPSHOTTER = "overlayfs"
@@ -101,6 +102,28 @@ class AsyncClient:
             return
         async with self.leases.hold(id=id, expires=expires, labels=labels) as lease:
             yield self.with_lease(lease.id)
+
+    @asynccontextmanager
+    async def run(
+        self,
+        image: str = "",
+        args: Sequence[str] = (),
+        *options: Option,
+        rootfs: str = "",
+        io: IO | None = None,
+    ) -> AsyncIterator[Task]:
+        """A started process in a container of its own, both gone when the block ends.
+
+        The container runs `image` (a full name, see `longshore.client.references`)
+        or the directory `rootfs`. To keep it, or to choose its id, use
+        `containers.create` and `Container.create_task`.
+        """
+        async with (
+            self.containers.temporary("", *options, image=image, args=args, rootfs=rootfs) as container,
+            await container.create_task(io=io) as task,
+        ):
+            await task.start()
+            yield task
 
     @cached_property
     def containers(self) -> Containers:

@@ -77,10 +77,8 @@ class Connection:
         self.namespace = namespace
         self.lease = lease
         self.channel = channel or aio.insecure_channel(f"unix:{self.address}", options=CHANNEL_OPTIONS)
-        headers = [(GRPC_HEADER, namespace)] if namespace else []
-        self.metadata: tuple[tuple[str, str], ...] = (
-            (*headers, (LEASE_HEADER, lease)) if lease else tuple(headers)
-        )
+        headers = ((GRPC_HEADER, namespace), (LEASE_HEADER, lease))
+        self.metadata = tuple((key, value) for key, value in headers if value)
 
     def derive(self, *, namespace: str | None = None, lease: str | None = None) -> Connection:
         """The same channel with another namespace or lease."""
@@ -98,13 +96,7 @@ class Connection:
         with translated():
             return await method(request, metadata=self.metadata, timeout=timeout)
 
-    async def stream(
-        self,
-        method: aio.UnaryStreamMultiCallable[Q, R],
-        request: Q,
-        *,
-        metadata: tuple[tuple[str, str], ...] = (),
-    ) -> AsyncIterator[R]:
+    async def stream(self, method: aio.UnaryStreamMultiCallable[Q, R], request: Q) -> AsyncIterator[R]:
         """One request, many answers. Leaving the iteration early cancels the call."""
         call = method(request, metadata=self.metadata)
         try:

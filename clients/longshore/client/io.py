@@ -15,7 +15,7 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -97,8 +97,9 @@ class Reader:
 class Writer:
     """The writing end of a process's stdin."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, on_close: Callable[[], Awaitable[None]]) -> None:
         self._fd = fd
+        self._on_close = on_close
         self._loop = asyncio.get_running_loop()
 
     async def write(self, data: bytes) -> None:
@@ -116,7 +117,14 @@ class Writer:
     def closed(self) -> bool:
         return self._fd < 0
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Let the process read end of file: we close our end, and have the shim close the one it keeps."""
+        if self._fd >= 0:
+            self.abandon()
+            await self._on_close()
+
+    def abandon(self) -> None:
+        """Close our end only."""
         if self._fd >= 0:
             self._loop.remove_writer(self._fd)
             os.close(self._fd)
@@ -175,13 +183,13 @@ class Streams:
             raise
         self.paths = Paths(**paths, terminal=wanted.terminal)
 
-    def attach(self) -> None:
-        """The shim has its ends open: streams may be used."""
+    def attach(self, close_stdin: Callable[[], Awaitable[None]]) -> None:
+        """The shim has its ends open: streams may be used. `close_stdin` tells the shim to close its own."""
         if "stdin" in self._fds:
             held = self._fds.pop("stdin")
             try:
                 fd = os.open(self.paths.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                self.stdin = Writer(fd)
+                self.stdin = Writer(fd, close_stdin)
             except OSError:  # the process is gone already
                 self.stdin = None
             finally:
@@ -193,7 +201,9 @@ class Streams:
 
     def close(self) -> None:
         """Close our ends and remove the pipes."""
-        for stream in (self.stdin, self.stdout, self.stderr):
+        if self.stdin is not None:
+            self.stdin.abandon()
+        for stream in (self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
         for fd in self._fds.values():

@@ -1,0 +1,255 @@
+"""Image archives: OCI layouts and ``docker save`` files, as tar streams.
+
+An archive may come through a pipe, so it is read once, front to back: blobs
+go into the content store as they pass, and the small files that explain them
+(index.json, manifest.json, oci-layout) are kept until the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import posixpath
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from longshore.api.errors import InvalidArgument, NotFound
+from longshore.api.types.descriptor_pb2 import Descriptor
+from longshore.client import oci, references
+from longshore.client.content import CHUNK, digest_of
+from longshore.client.sources import Named
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+    from longshore.client.images import Image
+
+SMALL = 8 << 20  # bytes: larger is no manifest of anything
+LAYOUT = {"imageLayoutVersion": "1.0.0"}
+
+
+class ArchiveSource:
+    """A `Source` that stores every blob while it resolves."""
+
+    def __init__(self, client: AsyncClient, archive: IO[bytes]) -> None:
+        self._client = client
+        self._archive = archive
+        self._files: dict[str, bytes] = {}
+        self._stored: dict[str, Descriptor] = {}
+        self._links: dict[str, str] = {}
+        self.index: Descriptor | None = None
+
+    def open(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
+        raise NotFound(f"blob {blob.digest} in the archive: not found")
+
+    async def resolve(self) -> list[Named]:
+        try:
+            tar = await asyncio.to_thread(tarfile.open, fileobj=self._archive, mode="r|*")
+        except tarfile.TarError as error:
+            raise InvalidArgument(f"not an image archive: {error}: invalid argument") from None
+        with tar:
+            try:
+                while (member := await asyncio.to_thread(tar.next)) is not None:
+                    await self._take(tar, member)
+            except (tarfile.TarError, EOFError, OSError) as error:
+                raise InvalidArgument(f"damaged image archive: {error}: invalid argument") from None
+        if "index.json" in self._files and "oci-layout" in self._files:
+            return await self._oci()
+        if "manifest.json" in self._files:
+            return await self._docker()
+        raise InvalidArgument("not an image archive: no index.json, no manifest.json: invalid argument")
+
+    async def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        name = member.name.removeprefix("./")
+        if member.issym() or member.islnk():
+            self._links[name] = _target(name, member)
+            return
+        data = tar.extractfile(member) if member.isreg() else None
+        if data is None:
+            return
+        if name.startswith("blobs/"):
+            digest = ":".join(name.split("/")[1:3])
+            await self._store(name, data, member.size, digest)
+        elif (name.endswith(".json") and member.size <= SMALL) or name in ("oci-layout", "repositories"):
+            self._files[name] = await asyncio.to_thread(data.read)
+        elif name.endswith(".tar"):
+            await self._store(name, data, member.size, "")
+
+    async def _store(self, name: str, data: IO[bytes], size: int, digest: str) -> None:
+        """Write one file of the archive as a blob; `digest` is what its name promises, if anything."""
+
+        async def blocks() -> AsyncIterator[bytes]:
+            while block := await asyncio.to_thread(data.read, CHUNK):
+                yield block
+
+        ref = f"archive-{id(self):x}-{digest or name}"
+        digest = await self._client.content.write(ref, blocks(), size=size, expected=digest)
+        self._stored[name] = Descriptor(digest=digest, size=size, media_type=oci.LAYER)
+
+    async def _oci(self) -> list[Named]:
+        data = self._files["index.json"]
+        index = _json(data, "index.json")
+        blob = Descriptor(media_type=oci.INDEX, digest=digest_of(data), size=len(data))
+        await self._client.content.write(f"index-{blob.digest}", data, labels=oci.gc_labels(index))
+        self.index = blob
+        return [Named(_name(entry), oci.descriptor(entry)) for entry in index.get("manifests") or []]
+
+    async def _docker(self) -> list[Named]:
+        """A ``docker save`` file: layers are uncompressed tars, the manifest is ours to write."""
+        named: list[Named] = []
+        for entry in _json(self._files["manifest.json"], "manifest.json"):
+            config_data = self._files.get(entry["Config"])
+            if config_data is None:
+                raise InvalidArgument(f"archive has no {entry['Config']}: invalid argument")
+            config = Descriptor(
+                media_type=oci.DOCKER_CONFIG, digest=digest_of(config_data), size=len(config_data)
+            )
+            await self._client.content.write(f"config-{config.digest}", config_data)
+            layers = [self._layer(path) for path in entry["Layers"]]
+            data = json.dumps(_manifest(config, layers), separators=(",", ":")).encode()
+            target = Descriptor(media_type=oci.DOCKER_MANIFEST, digest=digest_of(data), size=len(data))
+            await self._client.content.write(f"manifest-{target.digest}", data)
+            named += [Named(tag, target) for tag in entry.get("RepoTags") or []]
+        return named
+
+    def _layer(self, path: str) -> Descriptor:
+        for _ in range(8):  # links in old archives stand for layers that occur twice
+            if path in self._stored:
+                return self._stored[path]
+            path = self._links.get(path, "")
+        raise InvalidArgument(f"archive has no layer {path}: invalid argument")
+
+
+def _target(name: str, member: tarfile.TarInfo) -> str:
+    base = posixpath.dirname(name) if member.issym() else ""
+    return posixpath.normpath(posixpath.join(base, member.linkname))
+
+
+def _json(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InvalidArgument(f"archive has a bad {what}: {error}: invalid argument") from None
+
+
+def _name(entry: dict[str, Any]) -> str:
+    annotations = entry.get("annotations") or {}
+    name: str = annotations.get(oci.NAME_ANNOTATION) or annotations.get(oci.REF_ANNOTATION) or ""
+    return name
+
+
+def _manifest(config: Descriptor, layers: Sequence[Descriptor]) -> dict[str, Any]:
+    def plain(blob: Descriptor, media_type: str) -> dict[str, Any]:
+        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+    return {
+        "schemaVersion": 2,
+        "mediaType": oci.DOCKER_MANIFEST,
+        "config": plain(config, oci.DOCKER_CONFIG),
+        "layers": [plain(layer, oci.DOCKER_LAYER) for layer in layers],
+    }
+
+
+def recorded_name(name: str, base_name: str) -> str:
+    """The full name for a name found in an archive: a bare tag goes behind `base_name`; "" records nothing."""
+    if base_name and name and "/" not in name and ":" not in name:
+        name = f"{base_name}:{name}"
+    if not name or ("/" not in name and ":" not in name):
+        return ""
+    try:
+        return references.normalize(name)
+    except InvalidArgument:
+        return name
+
+
+async def import_archive(
+    client: AsyncClient, archive: IO[bytes], *, base_name: str, digests: bool, index_name: str
+) -> list[Image]:
+    """See `Images.import_archive`."""
+
+    def names(found: Named) -> list[str]:
+        recorded = [recorded_name(found.name, base_name)]
+        if digests:
+            recorded.append(f"{base_name or 'import'}@{found.target.digest}")
+        return [name for name in recorded if name]
+
+    async with client.leased() as leased:
+        source = ArchiveSource(leased, archive)
+        images = await leased.images.fetch(source, names=names)
+        if index_name and source.index is not None:
+            images.append(await leased.images.create(index_name, source.index, replace=True))
+    return [type(image)(client, image.record) for image in images]
+
+
+async def export_archive(client: AsyncClient, names: Sequence[str], archive: IO[bytes]) -> None:
+    """See `Images.export_archive`."""
+    with tarfile.open(fileobj=archive, mode="w|", format=tarfile.GNU_FORMAT) as tar:
+        _add(tar, "oci-layout", json.dumps(LAYOUT).encode())
+        written: set[str] = set()
+        entries: list[dict[str, Any]] = []
+        docker: list[dict[str, Any]] = []
+        for name in names:
+            image = await client.images.get(name)
+            await _export_tree(client, tar, image.target, written)
+            annotations = {oci.NAME_ANNOTATION: name, oci.REF_ANNOTATION: name.rpartition(":")[2]}
+            entries.append({**_plain(image.target), "annotations": annotations})
+            manifest = await image.manifest()
+            docker.append(
+                {
+                    "Config": _path(manifest["config"]["digest"]),
+                    "RepoTags": [name],
+                    "Layers": [_path(layer["digest"]) for layer in manifest["layers"]],
+                }
+            )
+        index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": entries}
+        _add(tar, "index.json", json.dumps(index).encode())
+        _add(tar, "manifest.json", json.dumps(docker).encode())
+
+
+def _plain(blob: Descriptor) -> dict[str, Any]:
+    return {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}
+
+
+def _path(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    header.mode = 0o444
+    tar.addfile(header, io.BytesIO(data))
+
+
+async def _export_tree(
+    client: AsyncClient, tar: tarfile.TarFile, blob: Descriptor, written: set[str]
+) -> None:
+    if blob.digest in written:
+        return
+    written.add(blob.digest)
+    if blob.media_type in oci.INDEXES | oci.MANIFESTS:
+        data = await client.content.read(blob.digest)
+        for child in oci.children(json.loads(data)):
+            try:
+                await _export_tree(client, tar, child, written)
+            except NotFound:
+                if blob.media_type in oci.MANIFESTS:
+                    raise
+        _add(tar, _path(blob.digest), data)
+        return
+    size = (await client.content.info(blob.digest)).size
+    await _export_blob(client, tar, blob.digest, size)
+
+
+async def _export_blob(client: AsyncClient, tar: tarfile.TarFile, digest: str, size: int) -> None:
+    """Layers can be large: through a file, not through memory."""
+    header = tarfile.TarInfo(_path(digest))
+    header.size = size
+    header.mode = 0o444
+    with tempfile.TemporaryFile() as spool:
+        async for block in client.content.chunks(digest):
+            spool.write(block)
+        spool.seek(0)
+        await asyncio.to_thread(tar.addfile, header, spool)

@@ -1,0 +1,296 @@
+"""Images: names for manifests in the content store, and how they become snapshots."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
+from longshore.api.services.images.v1 import images_pb2 as pb
+from longshore.api.services.images.v1.images_pb2_grpc import ImagesStub
+from longshore.api.types.descriptor_pb2 import Descriptor
+from longshore.client import oci
+from longshore.client.content import ingest_ref
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+    from longshore.client.sources import Named, Source
+
+Record = pb.Image
+
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+GC_SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot"
+
+
+class Image:
+    """One image of this namespace, for one platform (the host's unless said otherwise)."""
+
+    def __init__(self, client: AsyncClient, record: Record, platform: oci.Platform | None = None) -> None:
+        self._client = client
+        self.record = record
+        self.platform = platform or oci.host_platform()
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self.record.labels)
+
+    @property
+    def target(self) -> Descriptor:
+        return self.record.target
+
+    async def document(self, blob: Descriptor) -> dict[str, Any]:
+        """A manifest, index or config as JSON. Raises NotFound, DataLoss."""
+        try:
+            found = json.loads(await self._client.content.read(blob.digest))
+        except ValueError as error:
+            raise DataLoss(f"blob {blob.digest} is no JSON: {error}: data loss") from None
+        if not isinstance(found, dict):
+            raise DataLoss(f"blob {blob.digest} is no JSON object: data loss")
+        return found
+
+    async def manifest(self) -> dict[str, Any]:
+        """The manifest of the platform. Raises NotFound when the image has none for it."""
+        document = await self.document(self.target)
+        while "manifests" in document:
+            entries = [e for e in document["manifests"] if oci.matches(self.platform, e.get("platform"))]
+            if not entries:
+                raise NotFound(f"manifest of {self.name} for {self.platform}: not found")
+            document = await self.document(oci.descriptor(entries[0]))
+        return document
+
+    async def config(self) -> dict[str, Any]:
+        """The image's configuration: ``config`` (Env, Cmd, ...), ``rootfs.diff_ids``, ``history``."""
+        return await self.document(oci.descriptor((await self.manifest())["config"]))
+
+    async def chain_id(self) -> str:
+        """The name of the snapshot that holds all layers; "" for an image without layers."""
+        chain = oci.chain_ids((await self.config())["rootfs"]["diff_ids"])
+        return chain[-1] if chain else ""
+
+    async def size(self) -> int:
+        """Bytes of the target and of everything below it that is in the store, each blob once."""
+        sizes: dict[str, int] = {}
+        await self._walk(self.target, lambda blob: sizes.__setitem__(blob.digest, blob.size))
+        return sum(sizes.values())
+
+    async def platforms(self) -> list[str]:
+        """The platforms whose configuration is here."""
+        found: list[str] = []
+        document = await self.document(self.target)
+        for entry in document.get("manifests", [{"mediaType": self.target.media_type}]):
+            try:
+                manifest = await self.document(oci.descriptor(entry)) if "digest" in entry else document
+                if "config" not in manifest:
+                    continue
+                config = await self.document(oci.descriptor(manifest["config"]))
+            except NotFound:
+                continue
+            platform = oci.Platform(
+                config.get("os", ""), config.get("architecture", ""), config.get("variant", "")
+            )
+            if platform.os and str(platform) not in found:
+                found.append(str(platform))
+        return found
+
+    async def _walk(self, blob: Descriptor, visit: Callable[[Descriptor], None]) -> None:
+        if blob.media_type not in oci.INDEXES | oci.MANIFESTS:
+            visit(blob)
+            return
+        try:
+            document = await self.document(blob)
+        except NotFound:
+            return
+        visit(blob)
+        for child in oci.children(document):
+            await self._walk(child, visit)
+
+    async def is_unpacked(self, snapshotter: str) -> bool:
+        chain = await self.chain_id()
+        if not chain:
+            return True
+        try:
+            await self._client.snapshots(snapshotter).stat(chain)
+        except NotFound:
+            return False
+        return True
+
+    async def unpack(self, snapshotter: str) -> str:
+        """Make its layers snapshots, unless they are, and answer the name of the topmost ("" without layers).
+
+        Each layer: an active snapshot on the one below, Diff.Apply, comparison
+        with the DiffID that the config promises, Commit. Raises DataLoss when
+        they differ. Layers that another unpack has made meanwhile are used.
+        """
+        manifest = await self.manifest()
+        config_blob = oci.descriptor(manifest["config"])
+        diff_ids = (await self.document(config_blob))["rootfs"]["diff_ids"]
+        layers = [oci.descriptor(layer) for layer in manifest.get("layers") or []]
+        if len(layers) != len(diff_ids):
+            raise DataLoss(f"image {self.name}: {len(layers)} layers, {len(diff_ids)} DiffIDs: data loss")
+        chain = oci.chain_ids(diff_ids)
+        if not chain:
+            return ""
+        async with self._client.leased() as client:
+            snapshots = client.snapshots(snapshotter)
+            try:
+                await snapshots.stat(chain[-1])
+                return chain[-1]
+            except NotFound:
+                pass
+            for place, layer in enumerate(layers):
+                parent = chain[place - 1] if place else ""
+                await _unpack_layer(client, snapshotter, layer, diff_ids[place], chain[place], parent)
+            await client.content.label(config_blob.digest, {f"{GC_SNAPSHOT_LABEL}.{snapshotter}": chain[-1]})
+        return chain[-1]
+
+    async def delete(self, *, sync: bool = False) -> None:
+        """Remove the name; with `sync` return after the garbage collection."""
+        await self._client.images.delete(self.name, sync=sync)
+
+
+async def _unpack_layer(
+    client: AsyncClient, snapshotter: str, layer: Descriptor, diff_id: str, chain_id: str, parent: str
+) -> None:
+    snapshots = client.snapshots(snapshotter)
+    key = f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {chain_id}"
+    labels = {"containerd.io/snapshot.ref": chain_id}
+    try:
+        mounts = await snapshots.prepare(key, parent, labels)
+    except AlreadyExists:
+        await snapshots.stat(chain_id)
+        return
+    try:
+        applied = await client.diffs.apply(layer, mounts)
+        if applied.digest != diff_id:
+            raise DataLoss(f"layer {layer.digest} has DiffID {applied.digest}, not {diff_id}: data loss")
+        await snapshots.commit(chain_id, key)
+    except BaseException as error:
+        try:
+            await snapshots.remove(key)
+        except NotFound:
+            pass
+        if not isinstance(error, AlreadyExists):
+            raise
+    await client.content.label(layer.digest, {UNCOMPRESSED_LABEL: diff_id})
+
+
+class Images:
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._call = client.connection.call
+        self.stub = ImagesStub(client.connection.channel)
+
+    async def get(self, name: str, *, platform: oci.Platform | None = None) -> Image:
+        """Raises NotFound. Names are taken as they are: `longshore.client.references` completes short ones."""
+        return Image(
+            self._client, (await self._call(self.stub.Get, pb.GetImageRequest(name=name))).image, platform
+        )
+
+    async def create(
+        self, name: str, target: Descriptor, labels: Mapping[str, str] | None = None, *, replace: bool = False
+    ) -> Image:
+        """Give a blob a name. Raises AlreadyExists, unless it may `replace`."""
+        record = Record(name=name, target=target, labels=labels or {})
+        while True:
+            try:
+                answer = await self._call(self.stub.Create, pb.CreateImageRequest(image=record))
+                return Image(self._client, answer.image)
+            except AlreadyExists:
+                if not replace:
+                    raise
+            try:
+                mask = FieldMask(paths=["target", *(["labels"] if labels is not None else [])])
+                request = pb.UpdateImageRequest(image=record, update_mask=mask)
+                return Image(self._client, (await self._call(self.stub.Update, request)).image)
+            except NotFound:  # deleted between the two calls
+                continue
+
+    async def tag(self, source: str, target: str, *, replace: bool = False) -> Image:
+        """Another name for an image."""
+        image = await self.get(source)
+        return await self.create(target, image.target, image.labels, replace=replace)
+
+    async def label(self, name: str, labels: Mapping[str, str]) -> Image:
+        """Set these labels and leave the others; an empty value removes one."""
+        request = pb.UpdateImageRequest(
+            image=Record(name=name, labels=labels),
+            update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
+        )
+        return Image(self._client, (await self._call(self.stub.Update, request)).image)
+
+    async def delete(self, name: str, *, sync: bool = False) -> None:
+        """Remove a name; blobs and snapshots that nothing else refers to go with the next garbage collection."""
+        await self._call(self.stub.Delete, pb.DeleteImageRequest(name=name, sync=sync))
+
+    async def fetch(
+        self, source: Source, *, names: Callable[[Named], Sequence[str]] = lambda found: (found.name,)
+    ) -> list[Image]:
+        """Store what a source has and give it names.
+
+        `names` says what names to record for something found (none: it is
+        stored for the length of the lease only).
+        """
+        images: list[Image] = []
+        async with self._client.leased() as client:
+            for found in await source.resolve():
+                await _store_tree(client, source, found.target)
+                for recorded in names(found):
+                    images.append(await client.images.create(recorded, found.target, replace=True))
+        return [Image(self._client, image.record) for image in images]
+
+    async def import_archive(
+        self, archive: IO[bytes], *, base_name: str = "", digests: bool = False, index_name: str = ""
+    ) -> list[Image]:
+        """Read an OCI or Docker archive (also compressed, also a pipe) and record its images.
+
+        Names without a domain get `base_name` before them; with `digests`
+        each image is also recorded as ``base_name@digest``; `index_name` also
+        names the archive's whole index. Raises InvalidArgument for what is no
+        archive. Unpacking is a step of its own.
+        """
+        from longshore.client.archive import import_archive
+
+        return await import_archive(
+            self._client, archive, base_name=base_name, digests=digests, index_name=index_name
+        )
+
+    async def export_archive(self, names: Sequence[str], archive: IO[bytes]) -> None:
+        """Write images as one archive that is OCI layout and Docker archive in one. Raises NotFound."""
+        from longshore.client.archive import export_archive
+
+        await export_archive(self._client, names, archive)
+
+    async def list(self, filters: Sequence[str] = ()) -> list[Image]:
+        """Filters know name, target.digest, target.mediatype and labels.*."""
+        answer = await self._call(self.stub.List, pb.ListImagesRequest(filters=filters))
+        return [Image(self._client, record) for record in answer.images]
+
+
+async def _store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> None:
+    """Store a blob and what it refers to: children first labelled, so that a collection never sees a gap."""
+    try:
+        await client.content.info(blob.digest)
+    except NotFound:
+        if blob.size <= 0:
+            raise FailedPrecondition(f"blob {blob.digest} has no size: failed precondition") from None
+        await client.content.write(ingest_ref(blob), source.open(blob), size=blob.size, expected=blob.digest)
+    if blob.media_type not in oci.INDEXES | oci.MANIFESTS:
+        return
+    document = json.loads(await client.content.read(blob.digest))
+    await client.content.label(blob.digest, oci.gc_labels(document))
+    for child in oci.children(document):
+        try:
+            await _store_tree(client, source, child)
+        except NotFound:
+            # An index may name platforms that the source left out.
+            if "manifests" not in document:
+                raise

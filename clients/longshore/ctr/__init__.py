@@ -1,0 +1,1 @@
+"""``ctr``: containerd by hand, one file per noun."""

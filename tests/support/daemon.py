@@ -119,6 +119,10 @@ class Longshore:
         """Debian's ctr on this daemon, likewise."""
         return self._call([goparts.path("ctr")], words, check, options)
 
+    def popen(self, *words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+        """Debian's ctr on this daemon, started and not waited for."""
+        return subprocess.Popen(self.command([goparts.path("ctr")], words), **options)
+
     def command(self, program: Sequence[str | Path], words: Sequence[str | Path]) -> list[str]:
         """The whole command line of a ctr call, for tests that start it themselves."""
         flags = ["--address", self.address, "--namespace", self.namespace]

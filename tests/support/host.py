@@ -101,6 +101,15 @@ def child_of(pid: int) -> int:
     return int(children[0])
 
 
+def innermost(pid: int) -> int:
+    """The process at the end of a chain of only children: behind `nsenter`, the program it entered with."""
+    while True:
+        try:
+            pid = child_of(pid)
+        except LookupError:
+            return pid
+
+
 def stop(process: subprocess.Popen[bytes], target: int, within: float = 15) -> int:
     """SIGTERM to `target`, SIGKILL when it takes longer than `within` seconds; the status of `process`."""
     for number in (signal.SIGTERM, signal.SIGKILL):

@@ -21,11 +21,26 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from longshore.api import errors
+from longshore.api.services.containers.v1.containers_pb2_grpc import add_ContainersServicer_to_server
+from longshore.api.services.events.v1.events_pb2_grpc import add_EventsServicer_to_server
+from longshore.api.services.images.v1.images_pb2_grpc import add_ImagesServicer_to_server
+from longshore.api.services.introspection.v1.introspection_pb2_grpc import add_IntrospectionServicer_to_server
+from longshore.api.services.leases.v1.leases_pb2_grpc import add_LeasesServicer_to_server
+from longshore.api.services.namespaces.v1.namespace_pb2_grpc import add_NamespacesServicer_to_server
 from longshore.api.services.version.v1.version_pb2_grpc import add_VersionServicer_to_server
 from longshore.containerd import rpc
 from longshore.containerd.config import Config
+from longshore.containerd.containers.service import ContainersService
 from longshore.containerd.directories import Directories
+from longshore.containerd.events.exchange import Exchange
+from longshore.containerd.events.service import EventsService
+from longshore.containerd.events.subscriptions import SubscriptionFile
+from longshore.containerd.images.service import ImagesService
+from longshore.containerd.introspection.service import IntrospectionService
+from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
+from longshore.containerd.namespaces.service import NamespacesService
+from longshore.containerd.plugins import PluginRecord
 from longshore.containerd.version.service import VersionService
 
 if TYPE_CHECKING:
@@ -34,17 +49,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("builtins")
 
 Exports = Mapping[str, str]
-
-
-class Plugin(NamedTuple):
-    """A part as Introspection reports it."""
-
-    type: str
-    id: str
-    requires: tuple[str, ...]
-    exports: Exports
-    capabilities: tuple[str, ...]
-    error: errors.Error | None  # why it isn't there
 
 
 class Skip(errors.Error):
@@ -62,13 +66,15 @@ class Kit:
     # Closed in reverse order when the daemon stops, after the last call has ended.
     stack: AsyncExitStack
     # What is there so far, in order; complete when the daemon serves.
-    plugins: list[Plugin] = field(default_factory=list)
+    plugins: list[PluginRecord] = field(default_factory=list)
     # Started when every part is built and before the socket answers (recovery of tasks).
     before_serving: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     # Called when SIGTERM arrives, before running calls are waited for: end streams that would wait forever.
     on_stop: list[Callable[[], None]] = field(default_factory=list)
 
     store: Store = field(init=False)
+    exchange: Exchange = field(init=False)
+    introspection: IntrospectionService = field(init=False)
 
 
 class Builtin(NamedTuple):
@@ -77,6 +83,7 @@ class Builtin(NamedTuple):
     build: Callable[[Kit], Exports | Awaitable[Exports | None] | None]
     requires: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    has_platform: bool = False  # see PluginRecord
     essential: bool = False  # without it there is no daemon
 
 
@@ -86,13 +93,58 @@ def _metadata(kit: Kit) -> Exports:
     return {"path": str(kit.directories.metadata), "policy": "shared"}
 
 
+def _exchange(kit: Kit) -> None:
+    file = SubscriptionFile(
+        kit.directories.plugin_root("io.containerd.event.v1", "exchange") / "subscriptions"
+    )
+    kit.stack.callback(file.close)
+    kit.exchange = Exchange(kit.store, file)
+    kit.on_stop.append(kit.exchange.end_subscriptions)
+
+
+def _containers(kit: Kit) -> None:
+    add_ContainersServicer_to_server(ContainersService(kit.store), kit.server)  # type: ignore[arg-type]
+
+
+def _events(kit: Kit) -> None:
+    add_EventsServicer_to_server(EventsService(kit.exchange), kit.server)  # type: ignore[arg-type]
+
+
+def _images(kit: Kit) -> None:
+    add_ImagesServicer_to_server(ImagesService(kit.store), kit.server)  # type: ignore[arg-type]
+
+
+def _introspection(kit: Kit) -> None:
+    place = kit.directories.plugin_root("io.containerd.service.v1", "introspection-service")
+    kit.introspection = IntrospectionService(kit.plugins, place / "uuid")
+    add_IntrospectionServicer_to_server(kit.introspection, kit.server)  # type: ignore[arg-type]
+
+
+def _leases(kit: Kit) -> None:
+    add_LeasesServicer_to_server(LeasesService(kit.store), kit.server)  # type: ignore[arg-type]
+
+
+def _namespaces(kit: Kit) -> None:
+    add_NamespacesServicer_to_server(NamespacesService(kit.store), kit.server)  # type: ignore[arg-type]
+
+
 def _version(kit: Kit) -> None:
     add_VersionServicer_to_server(VersionService(), kit.server)  # type: ignore[arg-type]
 
 
+_GRPC: Final = "io.containerd.grpc.v1"
+_METADATA: Final = ("io.containerd.metadata.v1",)
+
 BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin("io.containerd.metadata.v1", "sqlite", _metadata, essential=True),
-    Builtin("io.containerd.grpc.v1", "version", _version),
+    Builtin("io.containerd.event.v1", "exchange", _exchange, _METADATA, essential=True),
+    Builtin(_GRPC, "introspection", _introspection, essential=True),
+    Builtin(_GRPC, "containers", _containers, _METADATA),
+    Builtin(_GRPC, "events", _events, ("io.containerd.event.v1",)),
+    Builtin(_GRPC, "images", _images, _METADATA),
+    Builtin(_GRPC, "leases", _leases, _METADATA),
+    Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
+    Builtin(_GRPC, "version", _version),
 )
 
 
@@ -107,7 +159,15 @@ async def build(kit: Kit) -> None:
         if error is not None and (builtin.essential or uri in kit.config.required_plugins):
             raise error
         kit.plugins.append(
-            Plugin(builtin.type, builtin.id, builtin.requires, exports, builtin.capabilities, error)
+            PluginRecord(
+                builtin.type,
+                builtin.id,
+                builtin.requires,
+                exports,
+                builtin.capabilities,
+                builtin.has_platform,
+                error,
+            )
         )
     built = {f"{plugin.type}.{plugin.id}" for plugin in kit.plugins}
     if missing := [uri for uri in kit.config.required_plugins if uri not in built]:

@@ -51,7 +51,7 @@ def claim(directories: Directories) -> Iterator[None]:
     Raises FailedPrecondition, with what to do next, when they belong to a
     containerd, hold images that we didn't put there, or are in use.
     """
-    directories.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    directories.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     directories.state.mkdir(mode=0o711, parents=True, exist_ok=True)
     refuse_foreign(directories)
     with _locked(directories.root, "--root"), contextlib.ExitStack() as stack:

@@ -32,6 +32,11 @@ Lookup = Callable[[Sequence[str]], "str | None"]
 Filter = Callable[[Lookup], bool]
 
 
+def matches_all(filters: Sequence[str]) -> bool:
+    """True if there is nothing to filter by, so that records need not be decoded."""
+    return not filters or list(filters) == [""]
+
+
 def compile(filters: Sequence[str]) -> Filter:
     """A predicate that holds when any of `filters` does; no filters: always. Raises InvalidArgument on bad syntax."""
     parsed = [parse(text) for text in filters]
@@ -54,6 +59,8 @@ class Token(NamedTuple):
 
 
 class _Syntax(Exception):
+    """What is wrong, and at which character."""
+
     def __init__(self, position: int, message: str) -> None:
         self.position = position
         self.message = message
@@ -66,14 +73,19 @@ def parse(text: str) -> list[Filter]:
     try:
         return _Parser(text).selectors()
     except _Syntax as error:
-        raise InvalidArgument(f"filters: {_pointed(text, error)}: invalid argument") from None
+        where = f"filters: parse error: {_pointed(text, error.position)}"
+        raise InvalidArgument(f"{where}: {error.message}: invalid argument: invalid argument") from None
 
 
-def _pointed(text: str, error: _Syntax) -> str:
-    if error.position < len(text):
-        before, at, after = text[: error.position], text[error.position], text[error.position + 1 :]
-        return f"[{before} >|{at}|< {after}]: {error.message}"
-    return f"[{text}]: {error.message}"
+def _pointed(text: str, position: int) -> str:
+    """The text with a mark around the byte (containerd counts bytes) at which reading it failed."""
+    raw, at = text.encode(), len(text[:position].encode())
+    if at >= len(raw):
+        return f"[{text}]"
+    before, byte, after = (
+        part.decode("utf-8", "replace") for part in (raw[:at], raw[at : at + 1], raw[at + 1 :])
+    )
+    return f"[{before} >|{byte}|< {after}]"
 
 
 _OPERATORS = "=!~"
@@ -82,9 +94,15 @@ _QUOTES = '"/|'
 _FIELD = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
 
 
+# Go's unicode.IsSpace, which is not quite str.isspace.
+_SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {
+    chr(code) for code in range(0x2000, 0x200B)
+}
+
+
 def _is_value(character: str) -> bool:
-    # Go's IsGraphic: letters, marks, numbers, punctuation, symbols and space separators.
-    return character != "," and not character.isspace() and unicodedata.category(character)[0] in "LMNPSZ"
+    # Go's IsGraphic: letters, marks, numbers, punctuation, symbols (and space separators).
+    return character != "," and character not in _SPACES and unicodedata.category(character)[0] in "LMNPSZ"
 
 
 class _Scanner:
@@ -96,35 +114,31 @@ class _Scanner:
         self._expects_value = False
 
     def peek(self) -> str:
-        """The next character that isn't a space, "" at the end."""
-        position = self.position
-        while position < len(self.text) and self.text[position].isspace():
-            position += 1
-        return self.text[position : position + 1]
+        """The next character, "" at the end."""
+        return self.text[self.position : self.position + 1]
 
     def scan(self) -> Token:
-        while self.position < len(self.text) and self.text[self.position].isspace():
+        while self.peek() in _SPACES:
             self.position += 1
         start = self.position
-        if start == len(self.text):
+        first = self.peek()
+        if not first:
             return Token("end", start, "")
-        first = self.text[start]
         if first in _QUOTES:
             return self._quoted(start, first)
+        self.position += 1
         if first in _SEPARATORS:
             self._expects_value = False
-            self.position += 1
             return Token("separator", start, first)
         if first in _OPERATORS:
             self._expects_value = True
-            return self._run("operator", start, lambda character: character in _OPERATORS)
+            return self._run("operator", start, _OPERATORS.__contains__)
         if self._expects_value:
             self._expects_value = False
             return self._run("value", start, _is_value)
         if first in _FIELD:
             return self._run("field", start, _FIELD.__contains__)
-        self.position += 1
-        return Token("illegal", self.position, "")
+        return Token("illegal", start, "")
 
     def _run(self, kind: str, start: int, belongs: Callable[[str], bool]) -> Token:
         while self.position < len(self.text) and belongs(self.text[self.position]):
@@ -133,13 +147,34 @@ class _Scanner:
 
     def _quoted(self, start: int, quote: str) -> Token:
         self.position += 1
-        while self.position < len(self.text):
-            character = self.text[self.position]
-            self.position += 2 if character == "\\" else 1
+        while character := self.peek():
+            self.position += 1
             if character == quote:
                 return Token("quoted", start, self.text[start : self.position])
-        self.position = len(self.text)
+            if character == "\\" and (problem := self._escape(quote)):
+                return Token("illegal", start, problem)
         return Token("illegal", start, "quoted literal not terminated")
+
+    def _escape(self, quote: str) -> str:
+        """Step over what follows a backslash; what is wrong with it, or ""."""
+        letter = self.peek()
+        if letter and (letter in _ESCAPES or letter == quote):
+            self.position += 1
+            return ""
+        if letter in _DIGITS:
+            self.position += 1
+            length, base = _DIGITS[letter], 16
+        elif letter and letter in "01234567":
+            length, base = 3, 8
+        else:
+            return "illegal escape sequence"
+        digits = self.text[self.position : self.position + length]
+        if len(digits) < length or not all(
+            digit in _NUMERALS[:base] + _NUMERALS[:base].upper() for digit in digits
+        ):
+            return "illegal numeric escape sequence"
+        self.position += length
+        return ""
 
 
 class _Parser:
@@ -196,7 +231,9 @@ def _illegal(token: Token) -> str:
 
 
 _ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\"}
-_HEX_ESCAPES = {"x": 2, "u": 4, "U": 8}
+_DIGITS = {"x": 2, "u": 4, "U": 8}
+_NUMERALS = "0123456789abcdef"
+_REPLACEMENT = "\ufffd"
 
 
 def _unquoted(token: Token, *, regexp: bool) -> str:
@@ -204,42 +241,38 @@ def _unquoted(token: Token, *, regexp: bool) -> str:
     if quote != '"' and not regexp:
         raise _Syntax(token.position, "invalid quote encountered")
     try:
-        return _unescape(body, quote)
+        return _unescape(body)
     except ValueError:
         raise _Syntax(token.position, "unquoting failed: quote syntax error") from None
 
 
-def _unescape(body: str, quote: str) -> str:
-    parts: list[str] = []
+def _unescape(body: str) -> str:
+    """Undo Go's escapes, whose form the scanner has checked. ValueError if a number is no character.
+
+    \\x and octal escapes are bytes, so that "\\xc3\\xa9" is one letter.
+    """
+    parts: list[bytes] = []
     position = 0
     while position < len(body):
-        character = body[position]
-        if character != "\\":
-            parts.append(character)
+        if body[position] != "\\":
+            parts.append(body[position].encode())
             position += 1
             continue
-        piece, position = _escape(body, position + 1, quote)
-        parts.append(piece)
-    return "".join(parts)
+        letter = body[position + 1]
+        length = 3 if letter in "01234567" else _DIGITS.get(letter, 0)
+        start = position + (1 if letter in "01234567" else 2)
+        position = start + length
+        parts.append(_escaped(letter, body[start:position]))
+    return b"".join(parts).decode("utf-8", "replace")
 
 
-def _escape(body: str, position: int, quote: str) -> tuple[str, int]:
-    """The character of the escape whose letter stands at `position`, and where to go on. ValueError if it is none."""
-    letter = body[position : position + 1]
-    if letter in _ESCAPES:
-        return _ESCAPES[letter], position + 1
-    if letter and letter == quote:
-        return letter, position + 1
-    if letter in _HEX_ESCAPES:
-        end = position + 1 + _HEX_ESCAPES[letter]
-        return _character(body[position + 1 : end], 16, _HEX_ESCAPES[letter]), end
-    return _character(body[position : position + 3], 8, 3), position + 3
-
-
-def _character(digits: str, base: int, length: int) -> str:
-    if len(digits) != length or not digits.isalnum():
-        raise ValueError(digits)
-    return chr(int(digits, base))
+def _escaped(letter: str, digits: str) -> bytes:
+    if not digits:
+        return _ESCAPES.get(letter, letter).encode()
+    if letter in "uU":
+        code = int(digits, 16)
+        return (_REPLACEMENT if 0xD800 <= code < 0xE000 else chr(code)).encode()
+    return bytes([int(digits, 16 if letter == "x" else 8)])
 
 
 # -- tests --------------------------------------------------------------------------------------------------

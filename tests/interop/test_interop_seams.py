@@ -1,0 +1,128 @@
+"""Each part swapped for its original: run, exec and kill across every seam below containerd's socket."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support import ctr, goparts, images, require
+from support.daemon import LONGSHORE, Longshore
+from support.events import Watcher
+from support.folders import short_folder
+from support.host import PrivateHost
+from support.process import eventually
+from support.realdaemon import RealContainerd
+
+Daemon = RealContainerd | Longshore
+
+
+class Combination(NamedTuple):
+    """Which daemon, the flags of `ctr run` that pick shim and runtime, and what its private host must lack."""
+
+    daemon: str
+    flags: Callable[[Path], tuple[str | Path, ...]]
+    scripts: tuple[str, ...] = ()
+
+
+def our_runc(folder: Path) -> Path:
+    """Our OCI runtime under the name that the original has."""
+    link = folder / "runc"
+    link.symlink_to(LONGSHORE)
+    return link
+
+
+COMBINATIONS = {
+    "the original": Combination("real", lambda _: ()),
+    "our runc": Combination("real", lambda folder: ("--runc-binary", our_runc(folder))),
+    "our shim": Combination("real", lambda _: ("--runtime", "io.containerd.longshore.v1")),
+    "all ours": Combination("longshore", lambda _: ()),
+    "all ours by name": Combination("longshore", lambda _: ("--runtime", "io.containerd.longshore.v1")),
+    "Go's shim": Combination("longshore", lambda _: ("--runtime", goparts.path("containerd-shim-runc-v2"))),
+    "Go's runc": Combination("longshore", lambda _: ("--runc-binary", goparts.path("runc"))),
+    # crun 1.8 takes a cgroup layout with a v2 tree beside v1 controllers for neither of the two.
+    "crun": Combination(
+        "longshore", lambda _: ("--runc-binary", goparts.path("crun")), ("umount /sys/fs/cgroup/unified",)
+    ),
+}
+
+
+class Stack(NamedTuple):
+    daemon: Daemon
+    flags: tuple[str, ...]
+
+    def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        return self.daemon.go_ctr("run", "--rm", *self.flags, images.BUSYBOX, name, *command, check=False)
+
+    def detach(self, name: str, *command: str) -> None:
+        self.daemon.go_ctr("run", "-d", *self.flags, images.BUSYBOX, name, *command)
+
+    def remove(self, name: str) -> None:
+        self.daemon.go_ctr("tasks", "rm", "-f", name, check=False)
+        self.daemon.go_ctr("containers", "rm", name, check=False)
+
+
+@pytest.fixture(scope="module", params=COMBINATIONS)
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    require.root()
+    require.go("containerd", "ctr", "runc", "crun", "containerd-shim-runc-v2", "busybox")
+    chosen = COMBINATIONS[request.param]
+    with ExitStack() as opened:
+        folder = opened.enter_context(short_folder())
+        daemon: Daemon
+        if chosen.daemon == "real":
+            daemon = opened.enter_context(RealContainerd(scripts=chosen.scripts))
+        else:
+            inside = opened.enter_context(PrivateHost(*chosen.scripts))
+            daemon = opened.enter_context(Longshore(inside=inside))
+        daemon.go_ctr("images", "import", images.busybox_archive(folder))
+        yield Stack(daemon, tuple(map(str, chosen.flags(folder))))
+
+
+def test_run(stack: Stack, name: str) -> None:
+    done = stack.run(name, "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+    assert name not in stack.daemon.go_ctr("containers", "ls", "-q").stdout
+
+
+def test_exec(stack: Stack, name: str) -> None:
+    stack.detach(name, "sleep", "1000")
+    try:
+        script = "cat; hostname; exit 5"
+        done = stack.daemon.go_ctr(
+            *("tasks", "exec", "--exec-id", "e1", name, "sh", "-c", script), input="in\n", check=False
+        )
+        assert done.stdout.startswith("in\n") and done.returncode == 5, done.stderr
+    finally:
+        stack.remove(name)
+
+
+def test_kill(stack: Stack, name: str) -> None:
+    with Watcher(stack.daemon) as watcher:
+        stack.detach(name, "sleep", "1000")
+        try:
+            stack.daemon.go_ctr("tasks", "kill", "-s", "KILL", name)
+            ended = [event for event in watcher.until("/tasks/exit") if event.topic == "/tasks/exit"]
+            assert [event.fields["exit_status"] for event in ended] == [137]
+            table = eventually(lambda: stack.daemon.go_ctr("tasks", "ls").stdout)
+            assert [row[2] for row in ctr.rows(table) if row[0] == name] == ["STOPPED"]
+        finally:
+            stack.remove(name)
+        deleted = [event.fields for event in watcher.until("/tasks/delete") if event.topic == "/tasks/delete"]
+    assert [(event["container_id"], event["exit_status"]) for event in deleted] == [(name, 137)]
+
+
+def test_missing_program(stack: Stack, name: str) -> None:
+    done = stack.run(name, "no-such-program")
+    assert done.returncode != 0 and "no-such-program" in done.stderr
+    assert name not in stack.daemon.go_ctr("containers", "ls", "-q").stdout
+
+
+def test_our_shim_is_on_the_path() -> None:
+    """io.containerd.longshore.v1 is a script of the installed package, found as every shim is found."""
+    assert (Path(sys.executable).parent / "containerd-shim-longshore-v1").exists()

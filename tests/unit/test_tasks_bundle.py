@@ -99,9 +99,8 @@ def test_interrupted_removal_is_finished(bundle: Bundle, directories: Directorie
     hidden = os.path.join(os.path.dirname(bundle.path), ".c1")
     os.rename(bundle.path, hidden)
     assert list(directories.bundles()) == []
-    directories.remove_leftovers()
+    assert directories.sweep() == []
     assert not os.path.exists(hidden)
-    assert directories.remove_orphaned_work() == [bundle.work_path]
     assert not os.path.exists(bundle.work_path)
 
 
@@ -135,10 +134,17 @@ def test_unusable_bootstrap(bundle: Bundle) -> None:
         bundle.read_bootstrap()
 
 
-def test_exec_ids(bundle: Bundle) -> None:
-    for name in ("init.pid", "shim.pid", "e2.pid", "e1.pid", "other"):
-        Path(bundle.file(name)).touch()
-    assert bundle.exec_ids() == ["e1", "e2"]
+def test_recorded_pids(bundle: Bundle) -> None:
+    for name, text in {
+        "init.pid": "7",
+        "shim.pid": "5",
+        "e2.pid": "9\n",
+        "e1.pid": "8",
+        "e3.pid": "",
+        "o": "1",
+    }.items():
+        Path(bundle.file(name)).write_text(text)
+    assert bundle.recorded_pids() == [("e1", 8), ("e2", 9), ("", 7)]
 
 
 def test_files_below_an_unmounted_rootfs_go(bundle: Bundle) -> None:

@@ -41,6 +41,7 @@ from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
+from longshore.containerd.tasks import plugin as tasks
 from longshore.containerd.version.service import VersionService
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "images", _images, _METADATA),
     Builtin(_GRPC, "leases", _leases, _METADATA),
     Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
+    Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "version", _version),
 )
 

@@ -65,25 +65,31 @@ class Directories(NamedTuple):
             for id_ in _directories(os.path.join(self.state, namespace)):
                 yield Bundle(self, namespace, id_)
 
-    def remove_leftovers(self) -> None:
-        """Finish removals that a crash interrupted, in both trees."""
+    def sweep(self) -> list[str]:
+        """Finish removals that a crash interrupted, and remove work directories without a bundle.
+
+        Returns what could not be removed. For a start, before any Create.
+        """
+        problems = []
+        for path in [*self._half_removed(), *self._orphaned_work()]:
+            try:
+                _remove_tree(path)
+            except (OSError, FailedPrecondition) as error:
+                problems.append(str(error))
+        return problems
+
+    def _half_removed(self) -> Iterator[str]:
         for top in self:
             for namespace in _directories(top):
                 parent = os.path.join(top, namespace)
-                for name in os.listdir(parent):
-                    if name.startswith("."):
-                        _remove_tree(os.path.join(parent, name))
+                yield from (os.path.join(parent, name) for name in os.listdir(parent) if name.startswith("."))
 
-    def remove_orphaned_work(self) -> list[str]:
-        """Remove work directories whose bundle no longer exists; returns their paths."""
-        orphans = []
+    def _orphaned_work(self) -> Iterator[str]:
         for namespace in _directories(self.root):
             for id_ in _directories(os.path.join(self.root, namespace)):
                 bundle = Bundle(self, namespace, id_)
                 if not os.path.isdir(bundle.path):
-                    _remove_atomically(bundle.work_path)
-                    orphans.append(bundle.work_path)
-        return orphans
+                    yield bundle.work_path
 
 
 class Bundle(NamedTuple):
@@ -182,10 +188,17 @@ class Bundle(NamedTuple):
     def is_empty(self) -> bool:
         return not os.listdir(self.path)
 
-    def exec_ids(self) -> list[str]:
-        """Ids of execs that left a ``<id>.pid`` file: started and not yet deleted."""
-        names = [name.removesuffix(".pid") for name in os.listdir(self.path) if name.endswith(".pid")]
-        return sorted(name for name in names if name not in ("init", "shim"))
+    def recorded_pids(self) -> list[tuple[str, int]]:
+        """(id, pid) by the ``<id>.pid`` files: processes that were started and not deleted. "" is init."""
+        found = []
+        for name in sorted(os.listdir(self.path)):
+            id_ = name.removesuffix(".pid")
+            if id_ in (name, "shim"):
+                continue
+            text = _read(self.file(name)).strip()
+            if text.isdigit():
+                found.append(("" if id_ == "init" else id_, int(text)))
+        return found
 
 
 class _Mapping(msgspec.Struct):

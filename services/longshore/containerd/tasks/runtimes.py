@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from google.protobuf.any_pb2 import Any
@@ -65,18 +66,20 @@ class Settings(NamedTuple):
 
 
 class Runtimes:
-    """Resolves names; a program once found is remembered for the daemon's life, as clients expect."""
+    """Resolves names; a program once found is remembered for the daemon's life, as clients expect.
 
-    def __init__(self) -> None:
-        self._found: dict[str, Runtime] = {}
+    `configured` maps names to absolute paths and wins over everything.
+    """
+
+    def __init__(self, configured: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._found = {name: Runtime(name, path) for name, path in configured.items()}
 
     def resolve(self, name: str) -> Runtime:
         """What serves runtime `name`. Raises InvalidArgument for a malformed name, NotFound without program."""
-        if name in BUILTIN_NAMES:
-            return Runtime(name, "")
         runtime = self._found.get(name)
         if runtime is None:
-            runtime = self._found[name] = Runtime(name, _program(name))
+            program = "" if name in BUILTIN_NAMES else _program(name)
+            runtime = self._found[name] = Runtime(name, program)
         return runtime
 
     def recorded(self, program: str, name: str) -> Runtime:

@@ -1,0 +1,215 @@
+"""The running shim: its socket, its clients, its signals, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+
+from google.protobuf.message import Message
+
+from longshore.api.errors import Error
+from longshore.linux import processes
+from longshore.shim.events import Publisher
+from longshore.shim.exits import ExitStream
+from longshore.shim.forward import Forwarder
+from longshore.shim.loop import HANGUP, READ, WRITE, Loop, Promise, spawn
+from longshore.shim.reaper import Reaper
+from longshore.shim.service import Service
+from longshore.shim.tasks import Tasks
+from longshore.shim.workers import Workers
+from longshore.ttrpc.server import Call, Connection
+
+_CREDENTIALS = struct.Struct("iII")
+# A client that doesn't read its answers is dropped with this much unread.
+_UNREAD_LIMIT = 32 << 20
+FLUSH_SECONDS = 5.0
+
+
+class Client:
+    """One ttrpc connection."""
+
+    def __init__(self, loop: Loop, service: Service, connected: socket.socket) -> None:
+        self._loop = loop
+        self._service = service
+        self._socket: socket.socket | None = connected
+        self._connection = Connection()
+        self._out = bytearray()
+        connected.setblocking(False)
+        loop.watch(connected.fileno(), READ, self._event)
+
+    def _event(self, events: int) -> None:
+        if events & WRITE:
+            self._flush()
+        if events & (READ | HANGUP):
+            self._read()
+
+    def _read(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            data = self._socket.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        for call in self._connection.receive(data):
+            outcome = spawn(self._service.call(call.service, call.method, call.payload))
+            outcome.then(lambda call=call, outcome=outcome: self._answer(call, outcome))  # type: ignore[misc]
+        self._flush()
+
+    def _answer(self, call: Call, outcome: Promise[Message]) -> None:
+        if self._socket is None:
+            return  # the client has gone; what it asked for has been done all the same
+        try:
+            self._connection.respond(call.stream, outcome.result())
+        except Error as error:
+            self._connection.fail(call.stream, error)
+        except Exception as error:
+            self._loop.on_error(error)
+            self._connection.fail(call.stream, error)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._socket is None:
+            return
+        self._out += self._connection.take()
+        try:
+            while self._out:
+                del self._out[: self._socket.send(self._out)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close()
+            return
+        if len(self._out) > _UNREAD_LIMIT:
+            self._close()
+            return
+        self._loop.watch(self._socket.fileno(), READ | WRITE if self._out else READ, self._event)
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._loop.forget(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+
+class Daemon:
+    """A shim that serves `listener` until it is asked to shut down and nothing is left."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        namespace: str,
+        ttrpc_address: str,
+        exits_address: str,
+        runtime_root: str,
+        log: str,
+    ) -> None:
+        self._listener = listener
+        self._path: str = listener.getsockname()
+        self._log = log
+        self._loop = Loop()
+        self._loop.on_error = self._report
+        self._workers = Workers(self._loop)
+        self._reaper = Reaper(self._workers)
+        self._publisher: Publisher
+        if exits_address:
+            self._publisher = ExitStream(self._loop, exits_address, namespace)
+        else:
+            self._publisher = Forwarder(self._loop, ttrpc_address, namespace)
+        self._tasks = Tasks(self._loop, self._workers, self._reaper, self._publisher, namespace, runtime_root)
+        self._service = Service(self._tasks, self._shut_down)
+        self._ending = False
+
+    def run(self) -> None:
+        """Serve; returns when the shim shall exit."""
+        processes.set_child_subreaper()
+        self._watch_signals()
+        self._listener.setblocking(False)
+        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        try:
+            self._loop.run()
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+
+    def _accept(self, _: int) -> None:
+        try:
+            connected, _address = self._listener.accept()
+        except OSError:
+            return
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if _CREDENTIALS.unpack(credentials)[1] != os.geteuid():
+            connected.close()
+            return
+        Client(self._loop, self._service, connected)
+
+    def _watch_signals(self) -> None:
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._loop.watch(read, READ, lambda _: self._signalled(read))
+
+    def _signalled(self, pipe: int) -> None:
+        try:
+            numbers = os.read(pipe, 4096)
+        except BlockingIOError:
+            return
+        if signal.SIGCHLD in numbers:
+            self._reaper.reap()
+        if (signal.SIGTERM in numbers or signal.SIGINT in numbers) and self._tasks.empty:
+            # With containers to look after we stay, whoever asks.
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if not self._ending:
+            self._ending = True
+            spawn(self._flush_and_stop())
+
+    async def _flush_and_stop(self) -> None:
+        waited = 0.0
+        # First the answer to the call that asked for it, then what is still to be reported.
+        await self._loop.sleep(0.001)
+        while not self._publisher.idle() and waited < FLUSH_SECONDS:
+            await self._loop.sleep(0.01)
+            waited += 0.01
+        if self._tasks.empty:
+            self._loop.stop()
+        else:
+            self._ending = False
+
+    def _report(self, error: BaseException) -> None:
+        line = f"{type(error).__name__}: {error}\n"
+        frames = []
+        trace = error.__traceback__
+        while trace is not None:
+            frames.append(f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}")
+            trace = trace.tb_next
+        log(self._log, f"level=error msg={line.strip()!r} at={' '.join(frames)!r}")
+
+
+def log(path: str, line: str) -> None:
+    """Write a line to the bundle's log FIFO; without a reader, or with a full pipe, to nobody."""
+    if not path:
+        print(line, file=sys.stderr)
+        return
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, line.encode() + b"\n")
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

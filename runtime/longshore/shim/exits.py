@@ -1,0 +1,64 @@
+"""The exit stream: events to our own daemon, re-sent until its journal has them.
+
+One connection and one stream of longshore.exits.v1.Exits/Report for as long as
+both sides live. When it breaks, whatever the reason, we come again with a
+back-off of 20 ms to 1 s, for ever, and send everything unacknowledged first;
+the daemon tells duplicates by (instance, sequence).
+"""
+
+from __future__ import annotations
+
+from google.protobuf.message import DecodeError, Message
+
+from longshore.api.services.exits.v1.exits_pb2 import ReportResponse
+from longshore.shim.events import Journal, Outbox
+from longshore.shim.http2 import Closed, GrpcStream
+from longshore.shim.loop import Loop
+from longshore.shim.peer import Peer
+
+METHOD = "/longshore.exits.v1.Exits/Report"
+FIRST_DELAY = 0.02
+LAST_DELAY = 1.0
+
+
+class ExitStream(Peer):
+    """A `Publisher` to a daemon's gRPC socket."""
+
+    def __init__(self, loop: Loop, address: str, namespace: str) -> None:
+        super().__init__(loop, address)
+        self._outbox = Outbox(namespace)
+        self._stream: GrpcStream | None = None
+        self._delay = FIRST_DELAY
+        self.connect()
+
+    def publish(self, journal: Journal, topic: str, message: Message) -> None:
+        record = self._outbox.add(journal, topic, message)
+        if self._stream is not None:
+            self._stream.send(record)
+            self.write(self._stream.take())
+
+    def idle(self) -> bool:
+        return not self._outbox
+
+    def opened(self) -> None:
+        self._stream = GrpcStream(METHOD)
+        for record in self._outbox.unacknowledged():
+            self._stream.send(record)
+        self.write(self._stream.take())
+
+    def received(self, data: bytes) -> None:
+        assert self._stream is not None
+        try:
+            for message in self._stream.receive(data):
+                self._outbox.acknowledge(ReportResponse.FromString(message).acknowledged)
+                # Only an acknowledgement proves a daemon that takes the stream.
+                self._delay = FIRST_DELAY
+        except (Closed, DecodeError) as error:
+            self.drop(str(error))
+            return
+        self.write(self._stream.take())
+
+    def lost(self, reason: str) -> None:
+        self._stream = None
+        self.loop.later(self._delay, self.connect)
+        self._delay = min(self._delay * 2, LAST_DELAY)

@@ -1,0 +1,82 @@
+"""Our own OCI runtime, as a library in the worker's process."""
+
+from __future__ import annotations
+
+import json
+
+from longshore.oci import create, delete, errors, kill, pause, ps, resume, start, update
+from longshore.oci import exec as exec_
+from longshore.shim.runtime import RuntimeFailure
+
+
+class Library:
+    """Implements `longshore.shim.runtime.Runtime`."""
+
+    def __init__(self, root: str, *, systemd_cgroup: bool) -> None:
+        self._root = root
+        self._systemd_cgroup = systemd_cgroup
+
+    def create(self, bundle: str, id: str, *, console: str, no_pivot: bool, no_new_keyring: bool) -> int:
+        with _Worded("create"):
+            return create.create(
+                self._root,
+                id,
+                bundle,
+                console_socket=console,
+                pid_file=f"{bundle}/init.pid",
+                no_pivot=no_pivot,
+                no_new_keyring=no_new_keyring,
+                systemd_cgroup=self._systemd_cgroup,
+            )
+
+    def start(self, id: str) -> None:
+        with _Worded("start"):
+            start.start(self._root, id)
+
+    def execute(self, bundle: str, id: str, exec_id: str, process: bytes, *, console: str) -> int:
+        with _Worded("exec"):
+            return exec_.execute(
+                self._root,
+                id,
+                json.loads(process),
+                console_socket=console,
+                pid_file=f"{bundle}/{exec_id}.pid",
+            )
+
+    def kill(self, id: str, signal: int, *, all: bool) -> None:
+        with _Worded("kill"):
+            kill.kill(self._root, id, signal, all=all)
+
+    def delete(self, id: str, *, force: bool) -> None:
+        with _Worded("delete"):
+            delete.delete(self._root, id, force=force)
+
+    def pause(self, id: str) -> None:
+        with _Worded("pause"):
+            pause.pause(self._root, id)
+
+    def resume(self, id: str) -> None:
+        with _Worded("resume"):
+            resume.resume(self._root, id)
+
+    def update(self, id: str, resources: bytes) -> None:
+        with _Worded("update"):
+            update.update(self._root, id, json.loads(resources))
+
+    def pids(self, id: str) -> list[int]:
+        with _Worded("ps"):
+            return ps.pids(self._root, id)
+
+
+class _Worded:
+    """Clients see the same sentence whichever runtime failed."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (errors.RuntimeFailure, OSError, ValueError)):
+            raise RuntimeFailure(f"OCI runtime {self._verb} failed: {errors.explain(error)}") from None

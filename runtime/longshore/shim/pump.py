@@ -1,0 +1,86 @@
+"""Moving a process' bytes between its pipes or terminal and the client's FIFOs, without ever blocking.
+
+Pipe to pipe goes by splice(2): the bytes never enter our memory. A terminal or
+a regular file as one of the sides is read and written through a buffer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from longshore.linux import files
+from longshore.shim.loop import READ, WRITE, Loop
+
+_CHUNK = 65536
+_SPLICE = 1 << 20
+_SPLICE_F_MOVE = 1
+_SPLICE_F_NONBLOCK = 2
+
+
+class Pump:
+    """Copies `source` to `sink` until end of file or an error, then closes both and calls `ended`.
+
+    It owns both descriptors, which must be non-blocking. It waits either for
+    the source or, when the sink is full, for the sink alone: a hung-up source
+    would wake us without end.
+    """
+
+    def __init__(
+        self, loop: Loop, source: int, sink: int, ended: Callable[[], None], *, splice: bool
+    ) -> None:
+        self._loop = loop
+        self._source = source
+        self._sink = sink
+        self._ended = ended
+        self._move = self._splice if splice else self._copy
+        self._pending = memoryview(b"")
+        self.running = True
+        loop.watch(source, READ, self._readable)
+
+    def stop(self) -> None:
+        """End now, whatever is still on its way."""
+        if not self.running:
+            return
+        self.running = False
+        for fd in (self._source, self._sink):
+            self._loop.forget(fd)
+            os.close(fd)
+        self._ended()
+
+    def _readable(self, _: int) -> None:
+        self._step()
+
+    def _writable(self, _: int) -> None:
+        self._loop.forget(self._sink)
+        self._loop.watch(self._source, READ, self._readable)
+        if self._pending:
+            self._step()
+
+    def _step(self) -> None:
+        try:
+            if not self._move():
+                self.stop()
+        except BlockingIOError:
+            self._loop.forget(self._source)
+            self._loop.watch(self._sink, WRITE, self._writable)
+        except OSError:
+            # EIO: the terminal's last user is gone. EPIPE: nobody reads any more. Either way it is over.
+            self.stop()
+
+    def _splice(self) -> bool:
+        return files.splice(self._source, self._sink, _SPLICE, _SPLICE_F_MOVE | _SPLICE_F_NONBLOCK) > 0
+
+    def _copy(self) -> bool:
+        """Move one chunk; False at end of file. BlockingIOError means the sink's, never the source's."""
+        if not self._pending:
+            try:
+                data = os.read(self._source, _CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._pending = memoryview(data)
+        while self._pending:
+            self._pending = self._pending[os.write(self._sink, self._pending) :]
+        return True

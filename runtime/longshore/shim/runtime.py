@@ -1,0 +1,124 @@
+"""The OCI runtime as the shim's workers use it: a Protocol, and the choice of an implementation.
+
+`library.py` is our own runtime, run in the worker itself; `command.py` executes
+any other by the command line that runc gave the world. All calls block, so
+they are made in workers only; a created container's process outlives the
+worker and becomes the shim's child.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple, Protocol
+
+from google.protobuf import json_format
+
+from longshore.api import typeurls
+from longshore.api.errors import Error, InvalidArgument
+from longshore.api.types.runc.options.oci_pb2 import Options
+from longshore.linux import files
+
+DEFAULT_ROOT = "/run/containerd/runc"
+OPTIONS_FILE = "options.json"
+
+
+class RuntimeFailure(Error):
+    """The runtime refused or failed; the text is its own."""
+
+
+class Settings(NamedTuple):
+    """What the client chose for a container (containerd.runc.v1.Options). `root` is without the namespace."""
+
+    root: str = ""
+    binary: str = ""
+    systemd_cgroup: bool = False
+    no_pivot: bool = False
+    no_new_keyring: bool = False
+    io_uid: int = 0
+    io_gid: int = 0
+    shim_cgroup: str = ""
+
+
+class Runtime(Protocol):
+    """The verbs. All raise `Error` with the runtime's words."""
+
+    def create(self, bundle: str, id: str, *, console: str, no_pivot: bool, no_new_keyring: bool) -> int:
+        """Make a container with our descriptors 0, 1, 2 (or `console`); its pid, waiting for `start`."""
+
+    def start(self, id: str) -> None: ...
+
+    def execute(self, bundle: str, id: str, exec_id: str, process: bytes, *, console: str) -> int:
+        """Start a process (OCI JSON) in a running container; its pid."""
+
+    def kill(self, id: str, signal: int, *, all: bool) -> None: ...
+
+    def delete(self, id: str, *, force: bool) -> None: ...
+
+    def pause(self, id: str) -> None: ...
+
+    def resume(self, id: str) -> None: ...
+
+    def update(self, id: str, resources: bytes) -> None:
+        """Apply OCI LinuxResources (JSON)."""
+
+    def pids(self, id: str) -> list[int]: ...
+
+
+def settings_from(options: Any) -> Settings:
+    """Settings from a request's Any (absent: all defaults). Raises InvalidArgument on a type not ours."""
+    name = typeurls.type_name(options) or options.type_url
+    if not name:
+        return Settings()
+    if name != Options.DESCRIPTOR.full_name:
+        raise InvalidArgument(f"unsupported runtime options type {options.type_url!r}: invalid argument")
+    return _settings(Options.FromString(options.value))
+
+
+def _settings(given: Options) -> Settings:
+    return Settings(
+        root=given.root,
+        binary=given.binary_name,
+        systemd_cgroup=given.systemd_cgroup,
+        no_pivot=given.no_pivot_root,
+        no_new_keyring=given.no_new_keyring,
+        io_uid=given.io_uid,
+        io_gid=given.io_gid,
+        shim_cgroup=given.shim_cgroup,
+    )
+
+
+def save(bundle: str, settings: Settings) -> None:
+    """Leave in the bundle what `delete` must know when this shim is no more."""
+    options = Options(
+        root=settings.root,
+        binary_name=settings.binary,
+        systemd_cgroup=settings.systemd_cgroup,
+        no_pivot_root=settings.no_pivot,
+        no_new_keyring=settings.no_new_keyring,
+        io_uid=settings.io_uid,
+        io_gid=settings.io_gid,
+        shim_cgroup=settings.shim_cgroup,
+    )
+    text = json_format.MessageToJson(options, preserving_proto_field_name=True, indent=None)
+    files.replace_file(f"{bundle}/{OPTIONS_FILE}", text.encode())
+
+
+def load(bundle: str) -> Settings:
+    """The saved settings; defaults if there are none."""
+    try:
+        data = files.read_bounded(f"{bundle}/{OPTIONS_FILE}")
+    except FileNotFoundError:
+        return Settings()
+    return _settings(json_format.Parse(data, Options(), ignore_unknown_fields=True))
+
+
+def choose(settings: Settings, namespace: str, bundle: str) -> Runtime:
+    """The runtime of a container."""
+    root = os.path.join(settings.root or DEFAULT_ROOT, namespace)
+    if settings.binary:
+        from longshore.shim.command import Command
+
+        return Command(settings.binary, root, bundle, systemd_cgroup=settings.systemd_cgroup)
+    from longshore.shim.library import Library
+
+    return Library(root, systemd_cgroup=settings.systemd_cgroup)

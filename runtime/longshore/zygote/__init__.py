@@ -1,0 +1,1 @@
+"""A small warm process from which shims and unpack workers are forked. See README.md."""

@@ -1,0 +1,237 @@
+"""The zygote as an asyncio daemon sees it: spawn it early, then await its children's answers.
+
+Spawn before importing grpc, so that the daemon never forks with threads
+running; `subprocess` starts the zygote by vfork and exec, no Python runs in
+between. Imports nothing of the zygote's own load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from longshore.zygote import wire
+
+# A shim lives for months and its environment can be read: it inherits no secrets of the daemon's.
+_ENVIRONMENT = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "TZ",
+    "XDG_RUNTIME_DIR",
+)
+_BOOT = "import sys; sys.path[:] = {path!r}; from longshore.zygote.main import main; sys.exit(main())"
+
+
+class WorkerError(Exception):
+    """The function raised: `kind` is the class name of its exception, `message` its text."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+
+
+class WorkerDied(Exception):
+    """The child ended without an answer (killed, out of memory, or its zygote was)."""
+
+
+class ShimRequest(NamedTuple):
+    """What a shim is told at its start.
+
+    `address` is containerd's gRPC socket, `ttrpc_address` its ttrpc twin. With
+    `exits_address` the shim reports events there (longshore.exits.v1), else
+    it forwards them to `ttrpc_address`. `version` is the Task API to announce.
+    """
+
+    namespace: str
+    id: str
+    bundle: str
+    address: str
+    ttrpc_address: str = ""
+    exits_address: str = ""
+    socket_dir: str = ""
+    debug: bool = False
+    version: int = 3
+
+
+class ShimStarted(NamedTuple):
+    """The shim that serves the container; with grouping it may have been running before."""
+
+    pid: int
+    address: str
+    version: int
+    protocol: str
+
+
+class Zygote:
+    """A zygote process and the way to it; make it with `spawn`, end it with `close`."""
+
+    def __init__(self, log_level: str) -> None:
+        self._log_level = log_level
+        self._sending = asyncio.Lock()
+        self._control, self._process = _start(log_level)
+        self._closed = False
+
+    @classmethod
+    def spawn(cls, log_level: str = "info") -> Zygote:
+        """Start a zygote; returns at once, its loading overlaps with ours."""
+        return cls(log_level)
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process that answers now."""
+        return self._process.pid
+
+    async def call(self, function: str, arguments: object, fds: Sequence[int] = ()) -> Any:
+        """Run ``module:function(arguments, fds)`` in a forked worker; its JSON result.
+
+        `fds` stay ours, the worker gets duplicates. Raises WorkerError when the
+        function raised, WorkerDied when the worker vanished. A cancelled call
+        kills its worker before the cancellation goes on.
+        """
+        return await self._ask(wire.CALL, {"function": function, "arguments": arguments}, fds)
+
+    async def start_shim(self, request: ShimRequest) -> ShimStarted:
+        """Fork a shim, or find the running one of the container's group. Errors as those of `call`."""
+        return ShimStarted(**await self._ask(wire.SHIM, request._asdict(), ()))
+
+    async def close(self) -> None:
+        """End the zygote and the workers it has; shims live on."""
+        self._closed = True
+        self._control.close()
+        await asyncio.to_thread(self._process.wait)
+
+    async def _ask(self, kind: bytes, request: object, fds: Sequence[int]) -> Any:
+        for _ in range(3):
+            ours, theirs = socket.socketpair()
+            with ours:
+                ours.setblocking(False)
+                with theirs:
+                    await self._send(kind, [theirs.fileno(), *fds])
+                pidfd = await _begun(ours)
+                # No child: the zygote died before it read the packet. Nothing has begun, so ask its successor.
+                if pidfd is None:
+                    continue
+                try:
+                    return await _answer(ours, request)
+                except asyncio.CancelledError:
+                    if kind == wire.CALL:
+                        await _kill(pidfd)
+                    raise
+                finally:
+                    os.close(pidfd)
+        raise WorkerDied("the zygote died at each attempt")
+
+    async def _send(self, kind: bytes, fds: Sequence[int]) -> None:
+        async with self._sending:
+            for _ in range(3):
+                if self._closed:
+                    raise WorkerDied("the zygote is closed")
+                try:
+                    while not self._try_send(kind, fds):
+                        await _ready(self._control, writing=True)
+                    return
+                except (BrokenPipeError, ConnectionResetError):
+                    self._respawn()
+        raise WorkerDied("the zygote died at each attempt")
+
+    def _try_send(self, kind: bytes, fds: Sequence[int]) -> bool:
+        try:
+            socket.send_fds(self._control, [kind], fds)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _respawn(self) -> None:
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self._control, self._process = _start(self._log_level)
+
+
+def _start(log_level: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment["LONGSHORE_LOG_LEVEL"] = log_level
+    boot = _BOOT.format(path=[entry for entry in sys.path if entry])
+    with theirs:
+        # A session of its own: Ctrl-C at the daemon's terminal is not meant for it.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+    ours.setblocking(False)
+    return ours, process
+
+
+async def _begun(reply: socket.socket) -> int | None:
+    """The child's pidfd, once it was forked; None if it never will be."""
+    await _ready(reply)
+    try:
+        data, fds, _, _ = socket.recv_fds(reply, 1, 1)
+    except ConnectionResetError:
+        return None
+    if not data:
+        return None
+    if not fds:
+        raise WorkerDied("the worker's pidfd could not be received (too many open files)")
+    return fds[0]
+
+
+async def _answer(reply: socket.socket, request: object) -> Any:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(reply, wire.encode(request))
+        (length,) = wire.LENGTH.unpack(await _exactly(loop, reply, wire.LENGTH.size))
+        answer = json.loads(await _exactly(loop, reply, length))
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        raise WorkerDied("the worker ended without an answer") from None
+    if "kind" in answer:
+        raise WorkerError(answer["kind"], answer["message"])
+    return answer["value"]
+
+
+async def _exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part = await loop.sock_recv(sock, count - len(data))
+        if not part:
+            raise EOFError
+        data += part
+    return bytes(data)
+
+
+async def _kill(pidfd: int) -> None:
+    """Kill and wait until it is gone: a worker must not write into what its caller cleans up next."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    await asyncio.shield(_ready(pidfd))
+
+
+async def _ready(file: socket.socket | int, *, writing: bool = False) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
+    add(file, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        remove(file)

@@ -1,0 +1,91 @@
+"""The zygote: loads what its children need, then forks one per request.
+
+It is single-threaded, parses nothing and keeps no state: a request is one
+packet on the control socket with descriptors attached, the first of which is
+the reply socket. The child reads its arguments from there and answers there
+(`longshore.zygote.wire`); the zygote only forks. It ends when the control
+socket does, that is, with its daemon: one that outlived it would keep old
+code, an old environment and old namespaces.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from longshore.linux import processes
+from longshore.zygote import wire
+
+# Loaded before the first fork, shared by all children. Whatever a child enters a container with must
+# be here: nothing may be imported there.
+WARM = (
+    "longshore.shim.start",
+    "longshore.shim.remove",
+    "longshore.layers.worker",
+)
+
+
+def main() -> int:
+    """Serve the control socket whose descriptor is the first argument."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    for module in WARM:
+        import_module(module)
+    processes.set_name("zygote")
+    # The kernel reaps for us: nobody here asks how a child ended, the reply socket tells.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Without the freeze the first collection in a child would write to, and so copy, every page.
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    while True:
+        kind, fds, _, _ = socket.recv_fds(control, 16, wire.MAX_FDS)
+        if not kind:
+            return 0
+        if os.fork() == 0:
+            _child(kind, fds, control)
+        for fd in fds:
+            os.close(fd)
+
+
+def _child(kind: bytes, fds: list[int], control: socket.socket) -> NoReturn:
+    try:
+        control.detach()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        processes.close_fds_except([0, 1, 2, *fds])
+        if kind == wire.SHIM:
+            from longshore.shim import start
+
+            start.from_zygote(fds[0])
+        elif kind == wire.CALL:
+            _work(fds[0], fds[1:])
+    except BaseException:
+        # The last thing between a mistake and the zygote's own loop, where a child must never return to.
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
+
+
+def _work(reply: int, fds: list[int]) -> NoReturn:
+    zygote = os.getppid()
+    processes.set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != zygote:
+        os._exit(1)
+    processes.set_name("longshore-worker")
+    wire.started(reply)
+    request = wire.receive(reply)
+    module, _, name = request["function"].partition(":")
+    try:
+        value = getattr(import_module(module), name)(request["arguments"], fds)
+        wire.answer(reply, value)
+    except Exception as error:
+        wire.answer_error(reply, error)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""What passes between a zygote's client and the children it asks for.
+
+    client -> zygote   one packet: CALL or SHIM, with the reply socket's other end and more descriptors
+    client -> child    a record: {"function": "module:name", "arguments": {...}}, or a shim request
+    child  -> client   one byte and a pidfd of itself: "I was forked"; no such byte: nothing has begun
+    child  -> client   a record: {"value": ...} or {"kind": class name, "message": text}
+
+A record is a u32, big endian, and that many bytes of JSON. End of file instead
+of the last record means that the child died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from typing import Any
+
+CALL = b"call"
+SHIM = b"shim"
+MAX_FDS = 253  # SCM_MAX_FD
+
+LENGTH = struct.Struct(">I")
+STARTED = b"+"
+
+
+def encode(record: object) -> bytes:
+    """A record as bytes."""
+    data = json.dumps(record).encode()
+    return LENGTH.pack(len(data)) + data
+
+
+def started(reply: int) -> None:
+    """Child: say that we exist, and hand over the means to end us."""
+    pidfd = os.pidfd_open(os.getpid())
+    sock = socket.socket(fileno=reply)
+    try:
+        socket.send_fds(sock, [STARTED], [pidfd])
+    finally:
+        sock.detach()
+        os.close(pidfd)
+
+
+def receive(reply: int) -> dict[str, Any]:
+    """Child: read the request. Raises EOFError when the client is gone."""
+    (length,) = LENGTH.unpack(_exactly(reply, LENGTH.size))
+    request: dict[str, Any] = json.loads(_exactly(reply, length))
+    return request
+
+
+def answer(reply: int, value: object) -> None:
+    """Child: the result, anything JSON can say."""
+    _write(reply, encode({"value": value}))
+
+
+def answer_error(reply: int, error: BaseException) -> None:
+    """Child: the exception's class name and text."""
+    message = getattr(error, "message", None)
+    text = message if isinstance(message, str) else str(error)
+    _write(reply, encode({"kind": type(error).__name__, "message": text}))
+
+
+def _exactly(fd: int, count: int) -> bytes:
+    parts = []
+    while count:
+        part = os.read(fd, min(count, 1 << 20))
+        if not part:
+            raise EOFError("the client hung up")
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

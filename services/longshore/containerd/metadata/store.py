@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -310,13 +311,17 @@ class Store:
 
     def _finish(self, batch: list[_Write]) -> None:
         """On the loop: events out, callbacks run, callers woken."""
-        events = [event for write in batch if write.transaction for event in write.transaction._events]
+        committed = [write.transaction for write in batch if write.transaction is not None]
+        events = [event for transaction in committed for event in transaction._events]
+        callbacks = [callback for transaction in committed for callback in transaction._after]
         if events:
-            for listener in self._listeners:
-                listener(events)
-        for write in batch:
-            for callback in write.transaction._after if write.transaction else ():
+            callbacks[:0] = [partial(listener, events) for listener in self._listeners]
+        for callback in callbacks:
+            try:
                 callback()
+            except Exception as error:  # one listener's failure isn't that of every caller
+                log.error("failure after a commit", exc_info=error)
+        for write in batch:
             if write.future.done():
                 continue
             if write.error is not None:

@@ -34,6 +34,7 @@ from longshore.api.runtime.task.v3.shim_pb2 import (
     DeleteRequest,
     DeleteResponse,
     ShutdownRequest,
+    WaitResponse,
 )
 from longshore.containerd.metadata.store import Event, Store
 from longshore.containerd.tasks.bootstrap import Bootstrap
@@ -41,7 +42,7 @@ from longshore.containerd.tasks.bundle import Bundle, Directories
 from longshore.containerd.tasks.journal import EXIT_TOPIC, Journal, as_exit, life_began, reports_in
 from longshore.containerd.tasks.ledger import Exit, Ledger
 from longshore.containerd.tasks.runtimes import Program, Runtime, Runtimes, Settings, builtin_program
-from longshore.containerd.tasks.shim import Shim, Timeouts, gone
+from longshore.containerd.tasks.shim import Shim, Timeouts, exit_response, gone
 from longshore.containerd.tasks.shimlog import ShimLog
 from longshore.containerd.times import now
 from longshore.ttrpc.aio import Client, Closed
@@ -104,6 +105,17 @@ class Manager:
             if found is None or found.state != "loading":
                 raise gone(id)
             await asyncio.shield(found.over)
+
+    async def wait(self, namespace: str, id: str, exec_id: str) -> WaitResponse:
+        """How a process of a task ended, once it has. Raises NotFound, Unavailable when the daemon stops.
+
+        Whoever asks while a dead shim is being buried still gets the answer.
+        """
+        found = self._tasks.get((namespace, id))
+        if isinstance(found, _Pending) and found.state == "dying":
+            await asyncio.shield(found.over)
+            return exit_response(found.ledger, id, exec_id)
+        return await (await self.get(namespace, id)).wait(exec_id)
 
     async def all(self, namespace: str) -> list[Shim]:
         """Every live shim of a namespace, by id; waits while some are being recovered."""

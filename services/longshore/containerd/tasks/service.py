@@ -147,8 +147,9 @@ class TasksService(TasksServicer):
 
     @rpc.unary()
     async def Wait(self, request: WaitRequest, call: rpc.Call) -> WaitResponse:
-        shim = await self._shim(call, request.container_id)
-        answer = await shim.wait(request.exec_id)
+        namespace = call.namespace
+        self._container_of(namespace, request.container_id)
+        answer = await self._manager.wait(namespace, request.container_id, request.exec_id)
         return WaitResponse(exit_status=answer.exit_status, exited_at=answer.exited_at)
 
     # -- state --

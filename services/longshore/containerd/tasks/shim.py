@@ -166,10 +166,7 @@ class Shim:
         except Closed:
             if not self.dismissed:
                 await asyncio.shield(self.buried)
-            end = self.ledger.exit_of(exec_id)
-            if end is None:
-                raise gone(self.id) from None
-            return WaitResponse(exit_status=end.status, exited_at=end.at)
+            return exit_response(self.ledger, self.id, exec_id)
 
     def _waited(self, exec_id: str, task: asyncio.Task[WaitResponse]) -> None:
         self._waits.pop(exec_id, None)
@@ -181,6 +178,14 @@ class Shim:
         self.dismissed = True
         self.client.close()
         self.log.close()
+
+
+def exit_response(ledger: Ledger, id: str, exec_id: str) -> WaitResponse:
+    """The answer to a Wait after a shim's death. Raises NotFound for a process that it had not."""
+    end = ledger.exit_of(exec_id)
+    if end is None:
+        raise gone(id)
+    return WaitResponse(exit_status=end.status, exited_at=end.at)
 
 
 def gone(id: str) -> NotFound:

@@ -1,0 +1,216 @@
+"""Tasks through a whole daemon: their lives, and that no exit is lost or told twice whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from longshore.api.types.task.task_pb2 import CREATED, RUNNING, STOPPED
+from support import goparts, images, require
+from support.daemon import Longshore
+from support.folders import short_folder
+from support.process import eventually
+from support.tasks import Api, TaskEvents
+
+SLEEP = ("/bin/sleep", "1000")
+
+
+@pytest.fixture(scope="module")
+def rootfs() -> Iterator[Path]:
+    require.go("busybox")
+    with short_folder() as folder:
+        yield images.busybox_rootfs(folder)
+
+
+@pytest.fixture(params=["built-in shim", "Go's shim"])
+def runtime(request: pytest.FixtureRequest) -> str:
+    if request.param == "built-in shim":
+        return "io.containerd.runc.v2"
+    shim, _ = require.go("containerd-shim-runc-v2", "runc")
+    return str(shim)
+
+
+@pytest.fixture
+def daemon() -> Iterator[Longshore]:
+    with Longshore() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def api(daemon: Longshore) -> Iterator[Api]:
+    with Api(daemon.address, daemon.namespace) as api:
+        yield api
+
+
+def code_and_words(raised: pytest.ExceptionInfo[grpc.RpcError]) -> tuple[grpc.StatusCode, str]:
+    return raised.value.code(), raised.value.details() or ""
+
+
+def bundle(daemon: Longshore, id: str) -> Path:
+    return Path(daemon.state) / "io.containerd.runtime.v2.task" / daemon.namespace / id
+
+
+def shim_pid(daemon: Longshore, pid: int) -> int:
+    """The parent of a container's init, found before anything dies."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def test_life(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+    with TaskEvents(api) as events:
+        api.container("c1", rootfs, "/bin/sh", "-c", "exit 7", runtime=runtime)
+        pid = api.create("c1")
+        assert (api.get("c1").status, api.get("c1").pid) == (CREATED, pid)
+        assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
+        waiting = [api.waiting("c1"), api.waiting("c1")]
+        assert api.start("c1") == pid
+        assert [each.result().exit_status for each in waiting] == [7, 7]
+        assert api.wait("c1") == 7
+        assert (api.get("c1").status, api.get("c1").exit_status) == (STOPPED, 7)
+        assert api.delete("c1") == 7
+        with pytest.raises(grpc.RpcError) as raised:
+            api.delete("c1")
+        assert code_and_words(raised) == (grpc.StatusCode.NOT_FOUND, "task c1 not found")
+        events.until("c1", "delete")
+        assert list(events.topics("c1")) == ["create", "start", "exit", "delete"]
+        ended = events.of("c1", "exit")[0]
+        assert (ended.id, ended.pid, ended.exit_status) == ("c1", pid, 7)
+    assert not bundle(daemon, "c1").exists()
+    api.remove_container("c1")
+
+
+def test_exec_lives_its_own_life(api: Api, runtime: str, rootfs: Path) -> None:
+    with TaskEvents(api) as events:
+        api.run("c1", rootfs, *SLEEP, runtime=runtime)
+        pid = api.exec("c1", "e1", "/bin/sh", "-c", "exit 5")
+        assert api.wait("c1", "e1") == 5
+        assert (api.get("c1", "e1").status, api.get("c1", "e1").id) == (STOPPED, "e1")
+        assert api.delete_exec("c1", "e1") == 5
+        with pytest.raises(grpc.RpcError) as raised:
+            api.get("c1", "e1")
+        assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+        assert [(each.id, each.pid) for each in events.until("c1", "exit")] == [("e1", pid)]
+        api.end("c1")
+
+
+def test_names_are_taken_once(api: Api, runtime: str, rootfs: Path) -> None:
+    api.run("c1", rootfs, *SLEEP, runtime=runtime)
+    with pytest.raises(grpc.RpcError) as raised:
+        api.create("c1")
+    assert code_and_words(raised) == (grpc.StatusCode.ALREADY_EXISTS, "task c1: already exists")
+    with pytest.raises(grpc.RpcError):
+        api.delete("c1")  # it runs
+    assert api.get("c1").status == RUNNING
+    api.end("c1")
+    api.run("c1", rootfs, *SLEEP, runtime=runtime)
+    api.end("c1")
+
+
+def test_failed_create_leaves_nothing(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+    api.container("c1", rootfs, "/no/such/program", runtime=runtime)
+    with pytest.raises(grpc.RpcError) as raised:
+        api.create("c1")
+        api.start("c1")
+    assert "no such" in (raised.value.details() or "").lower()
+    try:
+        api.delete("c1")  # runc finds out at Create, crun at Start
+    except grpc.RpcError as error:
+        assert error.code() == grpc.StatusCode.NOT_FOUND
+    assert not bundle(daemon, "c1").exists()
+    assert api.list() == []
+
+
+def test_killed_shim(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+    with TaskEvents(api) as events:
+        init = api.run("c1", rootfs, *SLEEP, runtime=runtime)
+        running = api.exec("c1", "e1", *SLEEP)
+        ended = api.exec("c1", "e2", "/bin/true")
+        events.until("c1", "exit")
+        waiting = api.waiting("c1")
+        os.kill(shim_pid(daemon, init), signal.SIGKILL)
+        events.until("c1", "delete")
+        assert waiting.result().exit_status == 137
+        exits = [(each.id, each.pid, each.exit_status) for each in events.of("c1", "exit")]
+        assert exits == [("e2", ended, 0), ("e1", running, 137), ("c1", init, 137)]
+        assert len(events.of("c1", "delete")) == 1
+    eventually(lambda: not bundle(daemon, "c1").exists())
+    eventually(lambda: not Path(f"/proc/{init}").exists() and not Path(f"/proc/{running}").exists())
+    with pytest.raises(grpc.RpcError) as raised:
+        api.get("c1")
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    api.remove_container("c1")
+
+
+def test_killed_daemon(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+    """Containers run on; exits of the gap, execs' too, are told exactly once to whoever follows or replays."""
+    follower = TaskEvents(api)
+    pids = {id: api.run(id, rootfs, *SLEEP, runtime=runtime) for id in ("stays", "ends", "execs")}
+    exec_pid = api.exec("execs", "e1", *SLEEP)
+    ready = follower.until("execs", "exec-started")
+    assert ready
+    daemon.kill9()
+    follower.close()
+    os.kill(pids["ends"], signal.SIGKILL)
+    os.kill(exec_pid, signal.SIGKILL)
+    eventually(lambda: not _runs(pids["ends"]) and not _runs(exec_pid))
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as again:
+        with TaskEvents(again) as resumed, TaskEvents(again, since=0) as replayed:
+            assert {each.id: (each.pid, each.status) for each in again.list()} == {
+                "stays": (pids["stays"], RUNNING),
+                "ends": (pids["ends"], STOPPED),
+                "execs": (pids["execs"], RUNNING),
+            }
+            assert again.wait("ends") == 137
+            assert again.wait("execs", "e1") == 137
+            again.exec("stays", "later", "/bin/true")
+            assert again.wait("stays", "later") == 0
+            for events in (resumed, replayed):
+                events.until("stays", "exit")
+                assert [(each.id, each.exit_status) for each in events.until("ends", "exit")] == [
+                    ("ends", 137)
+                ]
+                assert [(each.id, each.exit_status) for each in events.until("execs", "exit")] == [
+                    ("e1", 137)
+                ]
+            assert again.delete("ends") == 137
+            again.remove_container("ends")
+            for id in ("stays", "execs"):
+                again.end(id)
+            for events in (resumed, replayed):
+                events.until("stays", "delete")
+                events.until("execs", "delete")
+                assert len(events.of("ends", "exit")) == 1
+                assert len(events.of("execs", "exit")) == 2
+
+
+def test_shim_killed_while_the_daemon_was_away(
+    daemon: Longshore, api: Api, runtime: str, rootfs: Path
+) -> None:
+    init = api.run("c1", rootfs, *SLEEP, runtime=runtime)
+    running = api.exec("c1", "e1", *SLEEP)
+    shim = shim_pid(daemon, init)
+    daemon.kill9()
+    os.kill(shim, signal.SIGKILL)
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as again:
+        with TaskEvents(again, since=0) as events:
+            events.until("c1", "delete")
+            exits = [(each.id, each.pid, each.exit_status) for each in events.of("c1", "exit")]
+            assert exits == [("e1", running, 137), ("c1", init, 137)]
+            assert len(events.of("c1", "delete")) == 1
+        eventually(lambda: not bundle(daemon, "c1").exists())
+        assert again.list() == []
+        again.remove_container("c1")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -3,6 +3,7 @@
 # make soak    the same with the full counts: hundreds of kills, storms, fuzzing
 # make bench   side by side with the Go parts
 # make lint    style only
+# make compose-images  what docker-compose.test.yml builds its images from
 # make protos  compile the .proto files
 # make venv    the virtualenv that the others use
 
@@ -12,7 +13,7 @@ BIN    := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/pytest
 
-.PHONY: run test soak bench lint format protos venv clean
+.PHONY: run test soak bench lint format protos compose-images venv clean
 
 run: venv
 	$(BIN)/longshore demo
@@ -24,7 +25,7 @@ soak: venv
 	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' $(PYTEST_ARGS)
 
 bench: venv
-	cd tests && ../$(BIN)/python -m bench $(BENCH_ARGS)
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: venv
 	$(PYTEST) -q tests/unit/test_style.py
@@ -32,6 +33,9 @@ lint: venv
 format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+compose-images: venv
+	PYTHONPATH=tests $(BIN)/python -m support.compose .cache/compose
 
 venv protos: $(VENV)/.stubs
 

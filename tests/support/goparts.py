@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -104,10 +104,23 @@ def _write_wrapper(link: Path, target: Path) -> None:
     draft.rename(link)
 
 
+def unpack(packages: Iterable[str], target: Path) -> None:
+    """Unpack Debian packages into `target` as dpkg -x does: no scripts run, nothing is installed. Raises Missing."""
+    with _locked():
+        for package in packages:
+            _extract(package, target)
+
+
 def _unpack(package: str) -> None:
     stamp = CACHE / "packages" / package
     if stamp.exists():
         return
+    _extract(package, CACHE / "root")
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
+
+
+def _extract(package: str, target: Path) -> None:
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
         raise Missing(f"{package}: no apt-get and dpkg here, the Go parts come from Debian's packages")
     _refresh_lists()
@@ -116,10 +129,8 @@ def _unpack(package: str) -> None:
     downloads.mkdir(parents=True)
     _apt("download", package, cwd=downloads)
     for archive in downloads.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", archive, CACHE / "root"], check=True, capture_output=True)
+        subprocess.run(["dpkg", "-x", archive, target], check=True, capture_output=True)
     shutil.rmtree(downloads)
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    stamp.touch()
 
 
 def _refresh_lists() -> None:

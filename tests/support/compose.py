@@ -1,0 +1,110 @@
+"""The build contexts of docker-compose.test.yml: ``python -m support.compose FOLDER``, or ``make compose-images``.
+
+Each is a Dockerfile that copies a root file system into an empty image. The
+root file systems are unpacked Debian packages, and for the daemon our own
+wheel with what it needs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support import goparts
+
+BASE = ("libc6", "libgcc-s1", "libstdc++6", "zlib1g", "busybox-static")
+PYTHON = (
+    *("python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "python3.11"),
+    *("libbz2-1.0", "libcrypt1", "libexpat1", "libffi8", "liblzma5", "libsqlite3-0", "libssl3", "libuuid1"),
+    *(
+        "libncursesw6",
+        "libtinfo6",
+        "libreadline8",
+        "libnsl2",
+        "libtirpc3",
+        "libseccomp2",
+        "mount",
+        "libmount1",
+    ),
+    *("libblkid1", "libselinux1", "libpcre2-8-0", "libsmartcols1"),
+)
+SITE = "usr/lib/python3/dist-packages"
+LAUNCHER = """#!/usr/bin/python3.11
+import sys
+from longshore.launcher import main
+sys.exit(main())
+"""
+REGISTRY = """FROM scratch
+COPY rootfs/ /
+EXPOSE 5000
+ENTRYPOINT ["/usr/bin/docker-registry", "serve", "/etc/docker/registry/config.yml"]
+"""
+CONTAINERD = """FROM scratch
+COPY rootfs/ /
+ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
+ENTRYPOINT ["/usr/bin/longshore", "containerd", \\
+            "--root", "/var/lib/longshore", "--state", "/run/longshore", \\
+            "--address", "/run/longshore/containerd.sock"]
+"""
+REGISTRY_CONFIG = """version: 0.1
+storage:
+  filesystem:
+    rootdirectory: /var/lib/registry
+  delete:
+    enabled: true
+http:
+  addr: :5000
+"""
+
+
+def root_folder(context: Path, packages: tuple[str, ...], dockerfile: str) -> Path:
+    """A fresh context with `dockerfile` and the unpacked `packages`; returns its root file system."""
+    shutil.rmtree(context, ignore_errors=True)
+    root = context / "rootfs"
+    root.mkdir(parents=True)
+    goparts.unpack(packages, root)
+    for folder in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+    for folder in ("dev", "proc", "run", "sys", "tmp", "var/lib/registry", "var/lib/longshore"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "tmp").chmod(0o1777)
+    (root / "bin" / "sh").symlink_to("busybox")
+    (context / "Dockerfile").write_text(dockerfile)
+    return root
+
+
+def registry(context: Path) -> None:
+    root = root_folder(context, (*BASE, "docker-registry"), REGISTRY)
+    (root / "etc/docker/registry").mkdir(parents=True, exist_ok=True)
+    (root / "etc/docker/registry/config.yml").write_text(REGISTRY_CONFIG)
+
+
+def containerd(context: Path) -> None:
+    root = root_folder(context, (*BASE, *PYTHON), CONTAINERD)
+    wheels = context / "wheels"
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
+    subprocess.run(build, check=True, cwd=goparts.PROJECT)
+    (wheel,) = wheels.glob("*.whl")
+    # Debian's Python is 3.11, whatever runs this.
+    choice = ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *choice]
+    subprocess.run([*pip, "--target", root / SITE, wheel], check=True)
+    shutil.rmtree(wheels)
+    for name in ("longshore", "containerd-shim-longshore-v1"):
+        (root / "usr/bin" / name).write_text(LAUNCHER)
+        (root / "usr/bin" / name).chmod(0o755)
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    (folder / "socket").mkdir(parents=True, exist_ok=True)
+    registry(folder / "registry")
+    containerd(folder / "containerd")
+    print(f"built {folder}/registry and {folder}/containerd")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

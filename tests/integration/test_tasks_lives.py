@@ -6,12 +6,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from longshore.api.types.runc.options.oci_pb2 import Options
 from longshore.api.types.task.task_pb2 import CREATED, RUNNING, STOPPED
-from support import goparts, images, require
+from support import images, require
 from support.daemon import Longshore
 from support.folders import short_folder
 from support.process import eventually
@@ -27,12 +29,15 @@ def rootfs() -> Iterator[Path]:
         yield images.busybox_rootfs(folder)
 
 
-@pytest.fixture(params=["built-in shim", "Go's shim"])
-def runtime(request: pytest.FixtureRequest) -> str:
-    if request.param == "built-in shim":
-        return "io.containerd.runc.v2"
-    shim, _ = require.go("containerd-shim-runc-v2", "runc")
-    return str(shim)
+@pytest.fixture(params=["built-in", "built-in with runc", "Go's shim"])
+def runtime(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Keywords for `Api.container`."""
+    if request.param == "built-in":
+        return {}
+    shim, runc = map(str, require.go("containerd-shim-runc-v2", "runc"))
+    if request.param == "Go's shim":
+        return {"runtime": shim}
+    return {"options": Options(binary_name=runc)}
 
 
 @pytest.fixture
@@ -61,9 +66,9 @@ def shim_pid(daemon: Longshore, pid: int) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
-def test_life(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+def test_life(daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
     with TaskEvents(api) as events:
-        api.container("c1", rootfs, "/bin/sh", "-c", "exit 7", runtime=runtime)
+        api.container("c1", rootfs, "/bin/sh", "-c", "exit 7", **runtime)
         pid = api.create("c1")
         assert (api.get("c1").status, api.get("c1").pid) == (CREATED, pid)
         assert os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")
@@ -84,9 +89,9 @@ def test_life(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
     api.remove_container("c1")
 
 
-def test_exec_lives_its_own_life(api: Api, runtime: str, rootfs: Path) -> None:
+def test_exec_lives_its_own_life(api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
     with TaskEvents(api) as events:
-        api.run("c1", rootfs, *SLEEP, runtime=runtime)
+        api.run("c1", rootfs, *SLEEP, **runtime)
         pid = api.exec("c1", "e1", "/bin/sh", "-c", "exit 5")
         assert api.wait("c1", "e1") == 5
         assert (api.get("c1", "e1").status, api.get("c1", "e1").id) == (STOPPED, "e1")
@@ -98,8 +103,8 @@ def test_exec_lives_its_own_life(api: Api, runtime: str, rootfs: Path) -> None:
         api.end("c1")
 
 
-def test_names_are_taken_once(api: Api, runtime: str, rootfs: Path) -> None:
-    api.run("c1", rootfs, *SLEEP, runtime=runtime)
+def test_names_are_taken_once(api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
+    api.run("c1", rootfs, *SLEEP, **runtime)
     with pytest.raises(grpc.RpcError) as raised:
         api.create("c1")
     assert code_and_words(raised) == (grpc.StatusCode.ALREADY_EXISTS, "task c1: already exists")
@@ -107,12 +112,14 @@ def test_names_are_taken_once(api: Api, runtime: str, rootfs: Path) -> None:
         api.delete("c1")  # it runs
     assert api.get("c1").status == RUNNING
     api.end("c1")
-    api.run("c1", rootfs, *SLEEP, runtime=runtime)
+    api.run("c1", rootfs, *SLEEP, **runtime)
     api.end("c1")
 
 
-def test_failed_create_leaves_nothing(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
-    api.container("c1", rootfs, "/no/such/program", runtime=runtime)
+def test_failed_create_leaves_nothing(
+    daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path
+) -> None:
+    api.container("c1", rootfs, "/no/such/program", **runtime)
     with pytest.raises(grpc.RpcError) as raised:
         api.create("c1")
         api.start("c1")
@@ -125,9 +132,9 @@ def test_failed_create_leaves_nothing(daemon: Longshore, api: Api, runtime: str,
     assert api.list() == []
 
 
-def test_killed_shim(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+def test_killed_shim(daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
     with TaskEvents(api) as events:
-        init = api.run("c1", rootfs, *SLEEP, runtime=runtime)
+        init = api.run("c1", rootfs, *SLEEP, **runtime)
         running = api.exec("c1", "e1", *SLEEP)
         ended = api.exec("c1", "e2", "/bin/true")
         events.until("c1", "exit")
@@ -146,10 +153,10 @@ def test_killed_shim(daemon: Longshore, api: Api, runtime: str, rootfs: Path) ->
     api.remove_container("c1")
 
 
-def test_killed_daemon(daemon: Longshore, api: Api, runtime: str, rootfs: Path) -> None:
+def test_killed_daemon(daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
     """Containers run on; exits of the gap, execs' too, are told exactly once to whoever follows or replays."""
     follower = TaskEvents(api)
-    pids = {id: api.run(id, rootfs, *SLEEP, runtime=runtime) for id in ("stays", "ends", "execs")}
+    pids = {id: api.run(id, rootfs, *SLEEP, **runtime) for id in ("stays", "ends", "execs")}
     exec_pid = api.exec("execs", "e1", *SLEEP)
     ready = follower.until("execs", "exec-started")
     assert ready
@@ -159,40 +166,39 @@ def test_killed_daemon(daemon: Longshore, api: Api, runtime: str, rootfs: Path) 
     os.kill(exec_pid, signal.SIGKILL)
     eventually(lambda: not _runs(pids["ends"]) and not _runs(exec_pid))
     daemon.start()
-    with Api(daemon.address, daemon.namespace) as again:
-        with TaskEvents(again) as resumed, TaskEvents(again, since=0) as replayed:
-            assert {each.id: (each.pid, each.status) for each in again.list()} == {
-                "stays": (pids["stays"], RUNNING),
-                "ends": (pids["ends"], STOPPED),
-                "execs": (pids["execs"], RUNNING),
-            }
-            assert again.wait("ends") == 137
-            assert again.wait("execs", "e1") == 137
-            again.exec("stays", "later", "/bin/true")
-            assert again.wait("stays", "later") == 0
-            for events in (resumed, replayed):
-                events.until("stays", "exit")
-                assert [(each.id, each.exit_status) for each in events.until("ends", "exit")] == [
-                    ("ends", 137)
-                ]
-                assert [(each.id, each.exit_status) for each in events.until("execs", "exit")] == [
-                    ("e1", 137)
-                ]
-            assert again.delete("ends") == 137
-            again.remove_container("ends")
-            for id in ("stays", "execs"):
-                again.end(id)
-            for events in (resumed, replayed):
-                events.until("stays", "delete")
-                events.until("execs", "delete")
-                assert len(events.of("ends", "exit")) == 1
-                assert len(events.of("execs", "exit")) == 2
+    with (
+        Api(daemon.address, daemon.namespace) as again,
+        TaskEvents(again) as resumed,
+        TaskEvents(again, since=0) as replayed,
+    ):
+        assert {each.id: (each.pid, each.status) for each in again.list()} == {
+            "stays": (pids["stays"], RUNNING),
+            "ends": (pids["ends"], STOPPED),
+            "execs": (pids["execs"], RUNNING),
+        }
+        assert again.wait("ends") == 137
+        assert again.wait("execs", "e1") == 137
+        again.exec("stays", "later", "/bin/true")
+        assert again.wait("stays", "later") == 0
+        for events in (resumed, replayed):
+            events.until("stays", "exit")
+            assert [(each.id, each.exit_status) for each in events.until("ends", "exit")] == [("ends", 137)]
+            assert [(each.id, each.exit_status) for each in events.until("execs", "exit")] == [("e1", 137)]
+        assert again.delete("ends") == 137
+        again.remove_container("ends")
+        for id in ("stays", "execs"):
+            again.end(id)
+        for events in (resumed, replayed):
+            events.until("stays", "delete")
+            events.until("execs", "delete")
+            assert len(events.of("ends", "exit")) == 1
+            assert len(events.of("execs", "exit")) == 2
 
 
 def test_shim_killed_while_the_daemon_was_away(
-    daemon: Longshore, api: Api, runtime: str, rootfs: Path
+    daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path
 ) -> None:
-    init = api.run("c1", rootfs, *SLEEP, runtime=runtime)
+    init = api.run("c1", rootfs, *SLEEP, **runtime)
     running = api.exec("c1", "e1", *SLEEP)
     shim = shim_pid(daemon, init)
     daemon.kill9()

@@ -186,7 +186,7 @@ class TaskEvents:
         self._stream = events_pb2_grpc.EventsStub(api.channel).Subscribe(
             events_pb2.SubscribeRequest(filters=filters), metadata=headers
         )
-        received = {key: value for key, value in self._stream.initial_metadata()}  # registered from here on
+        received = dict(self._stream.initial_metadata())  # registered from here on
         self.head = int(received["longshore-sequence"])
         self._seen: list[tuple[str, Any]] = []
         self._news = threading.Condition()

@@ -1,0 +1,554 @@
+"""The content store of this machine: bytes in files, knowledge in the metadata database.
+
+Order of the acts, so that a crash at any point leaves a whole blob or none:
+
+- commit: data to disk, rename to its digest, directory to disk, then the row.
+  A crash before the row leaves a file that nobody refers to; the next commit
+  of the same bytes replaces it.
+- delete: the row, then the file.
+
+A blob's file belongs to all namespaces that have a row: commit and delete of
+one digest exclude each other (`_digests`), and the transaction counts the rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from longshore.api import errors
+from longshore.api.events.content_pb2 import ContentCreate, ContentDelete
+from longshore.containerd import filters as filtering
+from longshore.containerd.content import files
+from longshore.containerd.content.files import Files, Ingest
+from longshore.containerd.content.store import Blob, Info, Labels, Relabel, Status
+from longshore.containerd.metadata import digests
+from longshore.containerd.metadata import labels as labelling
+from longshore.containerd.metadata.store import Store, Transaction
+from longshore.containerd.scope import Scope
+
+T = TypeVar("T")
+
+SHARED, ISOLATED = "shared", "isolated"
+_SHAREABLE: Final = "containerd.io/namespace.shareable"
+
+BLOCK: Final = 100
+_DAY_NS: Final = 24 * 3600 * 1_000_000_000
+
+# A writer whose client has just gone may take a moment to notice.
+_LOCK_SECONDS: Final = 0.25
+
+# Hashing so little takes less time than changing threads.
+_INLINE: Final = 1 << 14
+
+_INFO: Final = "SELECT digest, size, created, updated, labels FROM blobs WHERE namespace = ? AND digest = ?"
+_PAGE: Final = (
+    "SELECT digest, size, created, updated, labels FROM blobs"
+    " WHERE namespace = ? AND digest > ? ORDER BY digest LIMIT ?"
+)
+# The last column: how much there is of an ingest without a file, whose bytes another namespace has.
+_INGEST_COLUMNS: Final = (
+    "SELECT ref, directory, expected, created,"
+    " coalesce((SELECT size FROM blobs WHERE digest = expected LIMIT 1), 0) FROM ingests WHERE namespace = ?"
+)
+_INGEST: Final = _INGEST_COLUMNS + " AND ref = ?"
+_INGESTS: Final = _INGEST_COLUMNS + " ORDER BY ref"
+
+
+class LocalContent:
+    """A ContentStore. `policy`: may a namespace get a blob of another by knowing its digest (shared), or not?"""
+
+    def __init__(self, root: Path, store: Store, policy: str = SHARED) -> None:
+        self._files = Files(root)
+        self._store = store
+        self._policy = policy
+        self._threads = ThreadPoolExecutor(8, "content")
+        self._refs: dict[tuple[str, str], _RefLock] = {}
+        self._digests: dict[str, _Counted] = {}
+
+    def close(self) -> None:
+        """Wait for running file work; call when no writer is left."""
+        self._threads.shutdown()
+
+    # -- blobs ----------------------------------------------------------------------------------------------
+
+    async def info(self, scope: Scope, digest: str) -> Info:
+        row = self._store.read(
+            lambda connection: connection.execute(_INFO, (scope.namespace, digest)).fetchone()
+        )
+        if row is None:
+            raise _not_found(digest)
+        return _info(row)
+
+    async def update(self, scope: Scope, digest: str, relabel: Relabel) -> Info:
+        def update(transaction: Transaction) -> Info:
+            row = transaction.one(_INFO, (scope.namespace, digest))
+            if row is None:
+                raise _not_found(digest)
+            info = _info(row)
+            labels = relabel(info.labels)
+            labelling.validate(labels, "info.Labels")
+            labelling.drop_empty(labels)
+            now = time.time_ns()
+            transaction.execute(
+                "UPDATE blobs SET labels = ?, updated = ? WHERE namespace = ? AND digest = ?",
+                (labelling.dumps(labels), now, scope.namespace, digest),
+            )
+            return info._replace(labels=labels, updated=now)
+
+        return await self._store.write(update)
+
+    def list(self, scope: Scope, filters: Sequence[str]) -> AsyncIterator[Sequence[Info]]:
+        keep = filtering.compile(filters)
+        return self._pages(scope.namespace, keep)
+
+    async def _pages(self, namespace: str, keep: filtering.Filter) -> AsyncGenerator[Sequence[Info], None]:
+        last = ""
+        block: list[Info] = []
+        while True:
+            page = self._store.read(_paged(namespace, last))
+            for row in page:
+                info = _info(row)
+                if keep(_blob_lookup(info)):
+                    block.append(info)
+                    if len(block) == BLOCK:
+                        yield block
+                        block = []
+            if len(page) < BLOCK:
+                break
+            last = page[-1][0]
+            await asyncio.sleep(0)
+        if block:
+            yield block
+
+    async def delete(self, scope: Scope, digest: str) -> None:
+        def delete(transaction: Transaction) -> bool:
+            gone = transaction.execute(
+                "DELETE FROM blobs WHERE namespace = ? AND digest = ?", (scope.namespace, digest)
+            )
+            if not gone:
+                raise _not_found(digest)
+            transaction.unlease_resource(scope.namespace, scope.lease, "content", digest)
+            transaction.publish(scope.namespace, "/content/delete", ContentDelete(digest=digest))
+            return transaction.one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None
+
+        async with self._exclusive(digest):
+            if await self._store.write(delete):
+                await self.thread(self._files.remove_blob, digest)
+
+    async def open(self, scope: Scope, digest: str) -> Blob:
+        info = await self.info(scope, digest)
+        try:
+            return Blob(os.open(self._files.blob(digest), os.O_RDONLY | os.O_CLOEXEC), info.size)
+        except FileNotFoundError:
+            raise _not_found(digest) from None
+
+    # -- ingests --------------------------------------------------------------------------------------------
+
+    async def writer(self, scope: Scope, ref: str, *, total: int = 0, expected: str = "") -> LocalWriter:
+        lock = await self._lock_ref(scope.namespace, ref)
+        try:
+            begun = await self._store.write(
+                lambda transaction: self._begin(transaction, scope, ref, total, expected)
+            )
+            if begun is None:
+                raise errors.AlreadyExists(f"content {expected}: already exists")
+            directory, shared = begun
+            ingest = None if shared else await self._open_ingest(scope, ref, directory, total)
+            return LocalWriter(
+                self, scope, Status(ref, shared, total, expected, lock.since, lock.since), ingest, lock
+            )
+        except BaseException:
+            lock.release()
+            raise
+
+    def _begin(
+        self, transaction: Transaction, scope: Scope, ref: str, total: int, expected: str
+    ) -> tuple[str, int] | None:
+        """The ingest's directory, and the size of a shared blob that makes bytes superfluous; None if it is there."""
+        namespace = scope.namespace
+        if expected and transaction.one(_INFO, (namespace, expected)) is not None:
+            transaction.lease_resource(namespace, scope.lease, "content", expected)
+            return None
+        transaction.ensure_namespace(namespace)
+        transaction.lease_resource(namespace, scope.lease, "ingests", ref)
+        shared = self._shared_size(transaction, namespace, expected) if expected else 0
+        if total and shared != total:
+            shared = 0
+        now = time.time_ns()
+        expires = 0 if scope.lease else now + _DAY_NS
+        directory = hashlib.sha256(f"{namespace}/{now}/{ref}".encode()).hexdigest()
+        transaction.execute(
+            "INSERT INTO ingests (namespace, ref, directory, expected, created, expires) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (namespace, ref) DO UPDATE SET expected = coalesce(nullif(excluded.expected, ''), expected)",
+            (namespace, ref, directory, expected, now, expires),
+        )
+        row = transaction.one(_INGEST, (namespace, ref))
+        assert row is not None
+        return row[1], shared
+
+    def _shared_size(self, transaction: Transaction, namespace: str, digest: str) -> int:
+        """The size of a blob that another namespace has and shares; 0 if there is none."""
+        if self._policy == SHARED:
+            row = transaction.one("SELECT size FROM blobs WHERE digest = ? LIMIT 1", (digest,))
+            return row[0] if row else 0
+        rows = transaction.query(
+            "SELECT size, namespaces.labels FROM blobs JOIN namespaces ON name = namespace WHERE digest = ?",
+            (digest,),
+        )
+        return next((size for size, text in rows if labelling.loads(text).get(_SHAREABLE) == "true"), 0)
+
+    async def _open_ingest(self, scope: Scope, ref: str, directory: str, total: int) -> Ingest:
+        try:
+            return await self.thread(self._files.open_ingest, directory, f"{scope.namespace}/{ref}", total)
+        except OSError as error:
+            raise files.meaning(error, f'failed to open ingest "{ref}"') from None
+
+    async def upload_again(self, scope: Scope, status: Status) -> Ingest:
+        """The files of an ingest that was begun without any, because another namespace has the blob."""
+        row = self._store.read(
+            lambda connection: connection.execute(_INGEST, (scope.namespace, status.ref)).fetchone()
+        )
+        if row is None:
+            raise errors.NotFound(f"reference {status.ref}: not found")
+        return await self._open_ingest(scope, status.ref, row[1], status.total)
+
+    async def status(self, scope: Scope, ref: str) -> Status:
+        row = self._store.read(
+            lambda connection: connection.execute(_INGEST, (scope.namespace, ref)).fetchone()
+        )
+        if row is None:
+            raise errors.NotFound(f'could not get status for ref "{ref}": reference {ref}: not found')
+        return await self.thread(self._status_of, row)
+
+    async def statuses(self, scope: Scope, filters: Sequence[str]) -> Sequence[Status]:
+        keep = filtering.compile(filters)
+        rows = self._store.read(
+            lambda connection: connection.execute(_INGESTS, (scope.namespace,)).fetchall()
+        )
+        chosen = [row for row in rows if keep(_ref_lookup(row[0]))]
+        return await self.thread(lambda: [self._status_of(row) for row in chosen])
+
+    def _status_of(self, row: tuple[str, str, str, int, int]) -> Status:
+        ref, directory, expected, created, shared = row
+        progress = self._files.progress(directory)
+        if progress is None:
+            return Status(ref, shared, shared, expected, created, created)
+        return Status(ref, progress[0], self._files.total(directory), expected, created, progress[1])
+
+    async def abort(self, scope: Scope, ref: str) -> None:
+        directory = await self._store.write(lambda transaction: self._end(transaction, scope, ref))
+        await self.thread(self._files.remove_ingest, directory)
+
+    @staticmethod
+    def _end(transaction: Transaction, scope: Scope, ref: str) -> str:
+        """Forget an ingest's row; its directory."""
+        row = transaction.one(_INGEST, (scope.namespace, ref))
+        if row is None:
+            raise errors.NotFound(f"reference {ref}: not found")
+        transaction.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", (scope.namespace, ref))
+        transaction.unlease_resource(scope.namespace, scope.lease, "ingests", ref)
+        directory: str = row[1]
+        return directory
+
+    # -- committing -----------------------------------------------------------------------------------------
+
+    async def commit(
+        self, scope: Scope, ref: str, digest: str, size: int, labels: Labels, ingest: Ingest | None
+    ) -> None:
+        """A writer's last act. `ingest` has the bytes; without, another namespace must still have them."""
+        async with self._exclusive(digest):
+            published = ingest is not None and not self._known(digest)
+            if ingest is not None and published:
+                await self._publish(ingest, digest, ref)
+            try:
+                created, directory = await self._store.write(
+                    lambda transaction: self._record(
+                        transaction, scope, ref, digest, size, labels, ingest is None
+                    )
+                )
+            except BaseException:
+                if ingest is not None and published:
+                    await self.thread(self._files.withdraw, ingest, digest)
+                raise
+            await self.thread(self._files.remove_ingest, directory)
+        if not created:
+            raise errors.AlreadyExists(f"content {digest}: already exists")
+
+    async def _publish(self, ingest: Ingest, digest: str, ref: str) -> None:
+        try:
+            await self.thread(self._files.publish, ingest, digest)
+        except FileNotFoundError:
+            raise errors.NotFound(f"reference {ref}: not found") from None
+        except OSError as error:
+            raise files.meaning(error, f'failed to commit "{ref}"') from None
+
+    def _known(self, digest: str) -> bool:
+        statement = "SELECT 1 FROM blobs WHERE digest = ? LIMIT 1"
+        return (
+            self._store.read(lambda connection: connection.execute(statement, (digest,)).fetchone())
+            is not None
+        )
+
+    def _record(
+        self,
+        transaction: Transaction,
+        scope: Scope,
+        ref: str,
+        digest: str,
+        size: int,
+        labels: Labels,
+        shared: bool,
+    ) -> tuple[bool, str]:
+        """The row of a new blob; False if the namespace has it already. The ingest ends either way."""
+        namespace = scope.namespace
+        directory = self._end(transaction, scope, ref)
+        exists = transaction.one(_INFO, (namespace, digest)) is not None
+        if shared and not exists and not self._shared_size(transaction, namespace, digest):
+            raise errors.NotFound(f"content {digest}: not found")
+        transaction.lease_resource(namespace, scope.lease, "content", digest)
+        if exists:
+            return False, directory
+        now = time.time_ns()
+        transaction.execute(
+            "INSERT INTO blobs (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?)",
+            (namespace, digest, size, now, now, labelling.dumps(labels)),
+        )
+        transaction.publish(namespace, "/content/create", ContentCreate(digest=digest, size=size))
+        return True, directory
+
+    # -- locks and threads ----------------------------------------------------------------------------------
+
+    async def _lock_ref(self, namespace: str, ref: str) -> _RefLock:
+        held = self._refs.get((namespace, ref))
+        if held is not None:
+            await held.released_within(_LOCK_SECONDS)
+            held = self._refs.get((namespace, ref))
+        if held is not None:
+            age = (time.time_ns() - held.since) / 1_000_000
+            raise errors.Unavailable(
+                f"ref {namespace}/{ref} locked for {age:.6f}ms (since {_go_time(held.since)}): unavailable"
+            )
+        lock = self._refs[namespace, ref] = _RefLock(lambda: self._refs.pop((namespace, ref)))
+        return lock
+
+    @contextlib.asynccontextmanager
+    async def _exclusive(self, digest: str) -> AsyncGenerator[None, None]:
+        counted = self._digests.setdefault(digest, _Counted())
+        counted.users += 1
+        try:
+            async with counted.lock:
+                yield
+        finally:
+            counted.users -= 1
+            if not counted.users:
+                self._digests.pop(digest, None)
+
+    def thread(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        """Run blocking file work in a thread; it goes on to its end also when the caller is cancelled."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+class LocalWriter:
+    """An open ingest; without `ingest` one whose bytes another namespace has (status.offset of them).
+
+    A caller that is cancelled leaves its operation running in a thread: the
+    lock keeps the next one, above all `close`, from meeting it.
+    """
+
+    def __init__(
+        self, content: LocalContent, scope: Scope, status: Status, ingest: Ingest | None, lock: _RefLock
+    ) -> None:
+        self._content = content
+        self._scope = scope
+        self._status = status
+        self._ingest = ingest
+        self._lock = lock
+        self._busy = asyncio.Lock()
+        self._closed = False
+
+    @property
+    def offset(self) -> int:
+        return self._status.offset if self._ingest is None else self._ingest.size
+
+    @property
+    def status(self) -> Status:
+        ingest = self._ingest
+        if ingest is None:
+            return self._status
+        return self._status._replace(offset=ingest.size, started=ingest.started, updated=ingest.updated)
+
+    async def digest(self) -> str:
+        async with self._busy:
+            return await self._digest()
+
+    async def write(self, data: bytes) -> None:
+        if data:
+            await _to_its_end(self._write(data))
+
+    async def restart(self) -> None:
+        await _to_its_end(self._restart())
+
+    async def commit(self, size: int, expected: str, labels: Mapping[str, str]) -> str:
+        return await _to_its_end(self._commit(size, expected, labels))
+
+    async def close(self) -> None:
+        await _to_its_end(self._close())
+
+    async def _write(self, data: bytes) -> None:
+        async with self._busy:
+            ingest = await self._own_ingest()
+            # Every answer carries the digest so far, so that hashing can't lag behind; but it needn't wait either.
+            hashing = self._content.thread(ingest.hash.update, data) if len(data) > _INLINE else None
+            try:
+                written = await self._content.thread(ingest.append, data)
+            except OSError as error:
+                ingest.hash_is_stale = hashing is not None
+                raise files.meaning(error, f'failed to write to ingest "{self._status.ref}"') from None
+            finally:
+                if hashing is not None:
+                    await hashing
+            if hashing is None:
+                ingest.hash.update(data)
+            if written < len(data):
+                ingest.hash_is_stale = True
+                raise errors.ResourceExhausted(
+                    f'failed to write to ingest "{self._status.ref}": no space left on device'
+                )
+
+    async def _restart(self) -> None:
+        async with self._busy:
+            ingest = await self._own_ingest()
+            await self._content.thread(ingest.restart)
+
+    async def _commit(self, size: int, expected: str, labels: Mapping[str, str]) -> str:
+        labelling.validate(labels, "info.Labels")
+        kept = dict(labels)
+        labelling.drop_empty(kept)
+        async with self._busy:
+            if size and size != self.offset:
+                raise errors.FailedPrecondition(
+                    f'"{self._status.ref}" failed size validation: {self.offset} != {size}: failed precondition'
+                )
+            digest = await self._digest()
+            if expected and expected != digest:
+                digest = await self._digest_as(expected, digest)
+            await self._content.commit(self._scope, self._status.ref, digest, self.offset, kept, self._ingest)
+            return digest
+
+    async def _close(self) -> None:
+        async with self._busy:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                if self._ingest is not None:
+                    await self._content.thread(self._ingest.close)
+            finally:
+                self._lock.release()
+
+    async def _digest(self) -> str:
+        if self._ingest is None:
+            return self._status.expected
+        if self._ingest.hash_is_stale:
+            await self._content.thread(self._ingest.hash_again)
+        return "sha256:" + self._ingest.hash.hexdigest()
+
+    async def _own_ingest(self) -> Ingest:
+        """Somebody who writes to a shared writer doesn't want the shared bytes, but to upload them again."""
+        if self._ingest is None:
+            self._ingest = await self._content.upload_again(self._scope, self._status)
+        return self._ingest
+
+    async def _digest_as(self, expected: str, digest: str) -> str:
+        """`expected`, if that is right and of another algorithm than ours."""
+        algorithm = expected.partition(":")[0]
+        if self._ingest is not None and algorithm in digests.ALGORITHMS and algorithm != "sha256":
+            digest = await self._content.thread(self._ingest.digest, algorithm)
+        if digest != expected:
+            raise errors.FailedPrecondition(
+                f"unexpected commit digest {digest}, expected {expected}: failed precondition"
+            )
+        return digest
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do it all, also when the caller is cancelled."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+class _RefLock:
+    """One writer per ref."""
+
+    def __init__(self, forget: Callable[[], object]) -> None:
+        self.since = time.time_ns()
+        self._forget = forget
+        self._released = asyncio.Event()
+
+    async def released_within(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), seconds)
+
+    def release(self) -> None:
+        if not self._released.is_set():
+            self._forget()
+            self._released.set()
+
+
+class _Counted:
+    """A lock that goes with its last user."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+# -- rows and filters ---------------------------------------------------------------------------------------
+
+
+def _paged(namespace: str, last: str) -> Callable[[sqlite3.Connection], list[tuple[str, int, int, int, str]]]:
+    return lambda connection: connection.execute(_PAGE, (namespace, last, BLOCK)).fetchall()
+
+
+def _info(row: tuple[str, int, int, int, str]) -> Info:
+    digest, size, created, updated, labels = row
+    return Info(digest, size, created, updated, labelling.loads(labels))
+
+
+def _not_found(digest: str) -> errors.NotFound:
+    return errors.NotFound(f"content digest {digest}: not found")
+
+
+def _blob_lookup(info: Info) -> filtering.Lookup:
+    def find(path: Sequence[str]) -> str | None:
+        match path:
+            case ["digest", *_]:
+                return info.digest
+            case ["labels", *key]:
+                return labelling.lookup(info.labels, key)
+            case _:
+                return None
+
+    return find
+
+
+def _ref_lookup(ref: str) -> filtering.Lookup:
+    return lambda path: ref if path[0] == "ref" else None
+
+
+def _go_time(time_ns: int) -> str:
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))}.{nanos:09d} +0000 UTC"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,11 +22,17 @@ Daemon = RealContainerd | Longshore
 
 
 class Combination(NamedTuple):
-    """Which daemon, the flags of `ctr run` that pick shim and runtime, and what its private host must lack."""
+    """Which daemon, the flags of `ctr run` that pick shim and runtime, what its private host must lack, and
+    programs that come first on the daemon's PATH.
+    """
 
     daemon: str
     flags: Callable[[Path], tuple[str | Path, ...]]
     scripts: tuple[str, ...] = ()
+    programs: tuple[tuple[str, Path], ...] = ()
+
+
+OUR_SHIM = LONGSHORE.with_name("containerd-shim-longshore-v1")
 
 
 def our_runc(folder: Path) -> Path:
@@ -38,13 +43,22 @@ def our_runc(folder: Path) -> Path:
 
 
 COMBINATIONS = {
-    "the original": Combination("real", lambda _: ()),
-    "our runc": Combination("real", lambda folder: ("--runc-binary", our_runc(folder))),
-    "our shim": Combination("real", lambda _: ("--runtime", "io.containerd.longshore.v1")),
-    "all ours": Combination("longshore", lambda _: ()),
-    "all ours by name": Combination("longshore", lambda _: ("--runtime", "io.containerd.longshore.v1")),
-    "Go's shim": Combination("longshore", lambda _: ("--runtime", goparts.path("containerd-shim-runc-v2"))),
-    "Go's runc": Combination("longshore", lambda _: ("--runc-binary", goparts.path("runc"))),
+    "original": Combination("real", lambda _: ()),
+    "our-runc": Combination("real", lambda folder: ("--runc-binary", our_runc(folder))),
+    "our-shim": Combination("real", lambda _: ("--runtime", "io.containerd.longshore.v1")),
+    # Taken for Go's shim, ours is given Go's options too.
+    "our-shim-by-gos-name": Combination(
+        "real", lambda _: (), programs=(("containerd-shim-runc-v2", OUR_SHIM),)
+    ),
+    "our-shim-gos-runc": Combination(
+        "real",
+        lambda _: ("--runc-binary", goparts.path("runc")),
+        programs=(("containerd-shim-runc-v2", OUR_SHIM),),
+    ),
+    "all-ours": Combination("longshore", lambda _: ()),
+    "all-ours-by-name": Combination("longshore", lambda _: ("--runtime", "io.containerd.longshore.v1")),
+    "gos-shim": Combination("longshore", lambda _: ("--runtime", goparts.path("containerd-shim-runc-v2"))),
+    "gos-runc": Combination("longshore", lambda _: ("--runc-binary", goparts.path("runc"))),
     # crun 1.8 takes a cgroup layout with a v2 tree beside v1 controllers for neither of the two.
     "crun": Combination(
         "longshore", lambda _: ("--runc-binary", goparts.path("crun")), ("umount /sys/fs/cgroup/unified",)
@@ -76,7 +90,9 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         folder = opened.enter_context(short_folder())
         daemon: Daemon
         if chosen.daemon == "real":
-            daemon = opened.enter_context(RealContainerd(scripts=chosen.scripts))
+            daemon = opened.enter_context(
+                RealContainerd(scripts=chosen.scripts, programs=dict(chosen.programs))
+            )
         else:
             inside = opened.enter_context(PrivateHost(*chosen.scripts))
             daemon = opened.enter_context(Longshore(inside=inside))
@@ -125,4 +141,4 @@ def test_missing_program(stack: Stack, name: str) -> None:
 
 def test_our_shim_is_on_the_path() -> None:
     """io.containerd.longshore.v1 is a script of the installed package, found as every shim is found."""
-    assert (Path(sys.executable).parent / "containerd-shim-longshore-v1").exists()
+    assert OUR_SHIM.exists()

@@ -93,7 +93,7 @@ def _foreign(root: Path, path: Path, what: str) -> FailedPrecondition:
 @contextlib.contextmanager
 def _locked(directory: Path, flag: str) -> Iterator[None]:
     path = directory / _LOCK
-    with open(path, "a+") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -102,7 +102,7 @@ def _locked(directory: Path, flag: str) -> Iterator[None]:
             raise FailedPrecondition(
                 f"{directory} is in use by another containerd (pid {owner}): stop it, or give another {flag}"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        # For the message above only; a disk may be full.
+        with contextlib.suppress(OSError):
+            os.pwrite(file.fileno(), f"{os.getpid():<15}\n".encode(), 0)
         yield

@@ -123,7 +123,7 @@ class ContainersService(ContainersServicer):
                 raise _absent(transaction, namespace, "delete", request.id, f"container {request.id}")
             transaction.publish(namespace, "/containers/delete", ContainerDelete(id=request.id))
 
-        await self._store.write(delete)
+        await self._store.write(delete, urgent=True)
         return Empty()
 
     async def _records(self, namespace: str, filters: Sequence[str]) -> list[bytes]:

@@ -78,7 +78,8 @@ class Exchange:
         return await self._store.write(
             lambda transaction: transaction.publish(
                 namespace, topic, event, time_ns=timestamp_ns, source=source
-            )
+            ),
+            urgent=True,
         )
 
     def exits_of(self, namespace: str, container: str) -> list[Event]:
@@ -155,7 +156,7 @@ class Exchange:
     async def prune(self) -> None:
         """Keep the journal within its bounds."""
         try:
-            await self._store.write(journal.prune)
+            await self._store.write(journal.prune, urgent=True)
         except errors.Error as error:  # tried again after the next thousand events
             log.warning("could not prune the event journal", error=error.message)
 

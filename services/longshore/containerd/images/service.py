@@ -138,7 +138,7 @@ class ImagesService(ImagesServicer):
             transaction.unlease_resource(namespace, lease, "images", request.name)
             transaction.publish(namespace, "/images/delete", ImageDelete(name=request.name))
 
-        await self._store.write(delete)
+        await self._store.write(delete, urgent=True)
         return Empty()
 
 

@@ -77,7 +77,7 @@ class LeasesService(LeasesServicer):
                 "DELETE FROM lease_resources WHERE namespace = ? AND lease = ?", (namespace, request.id)
             )
 
-        await self._store.write(delete)
+        await self._store.write(delete, urgent=True)
         return Empty()
 
     @rpc.unary()
@@ -114,7 +114,7 @@ class LeasesService(LeasesServicer):
             _validate(resource, deleting=True)
             transaction.unlease_resource(namespace, request.id, resource.type, resource.id)
 
-        await self._store.write(delete)
+        await self._store.write(delete, urgent=True)
         return Empty()
 
     @rpc.unary()

@@ -8,10 +8,13 @@ then lets the callers go on. So
 - a function sees the effects of those queued before it;
 - an exception undoes its own function and nothing else, and reaches its caller;
 - a failed COMMIT (disk full) fails the members of that transaction and nothing
-  else: the next one starts afresh.
+  else: the next one starts afresh;
+- what must get through on a full disk (deletions, exits: `urgent`) is tried once
+  more after a reserve has been given up.
 
 A function that runs in `write` touches the database and values of its own,
-nothing in memory that others see: it may be undone after it returned. What
+nothing in memory that others see: it may be undone after it returned, and run
+a second time. What
 must follow a commit goes into `Transaction.after_commit`. The schema is
 documented in `schema`.
 """
@@ -19,6 +22,7 @@ documented in `schema`.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 import time
@@ -47,6 +51,12 @@ Row = tuple[Any, ...]
 
 # One transaction takes at most this many functions: bounds what a failed COMMIT takes with it, and the wait.
 MAX_BATCH: Final = 512
+
+# Disk space kept for urgent writes. It must hold the pages that a checkpoint moves from a full log into the
+# database; after that the log is written from its start, in place.
+RESERVE_BYTES: Final = 2 << 20
+_CHECKPOINT_PAGES: Final = 256  # of 4 KiB
+_RESERVE_PAUSE: Final = 5.0  # seconds
 
 _READERS: Final = 4
 _ENDINGS: Final = {kind.DESCRIPTOR.full_name: kind for kind in (TaskExit, TaskDelete)}
@@ -160,6 +170,7 @@ def _ended(event: AnyMessage) -> str | None:
 class _Write:
     function: Callable[[Transaction], Any]
     future: asyncio.Future[Any]
+    urgent: bool
     transaction: Transaction | None = None
     result: Any = None
     error: BaseException | None = None
@@ -177,6 +188,7 @@ class Store:
         self._writer_connection = _connect(path)
         _prepare(self._writer_connection, path)
         self._reader_connection = _connect(path, read_only=True)
+        self._reserve = _Reserve(path.with_name(path.name + "-reserve"))
         self._queue: deque[_Write] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -189,8 +201,10 @@ class Store:
 
     # -- the public side, on the event loop --
 
-    async def write(self, function: Callable[[Transaction], T]) -> T:
+    async def write(self, function: Callable[[Transaction], T], *, urgent: bool = False) -> T:
         """Run `function` in the writer thread; its result, once that is durable.
+
+        `urgent` is for what must work on a full disk: deletions, and exits.
 
         Raises what `function` raises. Raises ResourceExhausted when the disk is
         full and Unavailable when the database can't be written or is closed; in
@@ -201,7 +215,7 @@ class Store:
         with self._wake:
             if self._closing:
                 raise errors.Unavailable("metadata store is closed: unavailable")
-            self._queue.append(_Write(function, future))
+            self._queue.append(_Write(function, future, urgent))
             self._wake.notify()
         return await future
 
@@ -250,6 +264,7 @@ class Store:
                 log.error("metadata writer failed", exc_info=error)
                 self._fail(batch, error)
             self._hand_over(batch)
+            self._reserve.restore()
 
     def _next_batch(self) -> list[_Write]:
         with self._wake:
@@ -257,22 +272,43 @@ class Store:
                 self._wake.wait()
             return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
 
-    def _run(self, batch: list[_Write]) -> None:
+    def _run(self, batch: list[_Write], *, again: bool = False) -> None:
         connection = self._writer_connection
+        done = 0
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for position, write in enumerate(batch):
+            for done, write in enumerate(batch, 1):
                 self._run_one(write)
                 if not connection.in_transaction:
                     # SQLite gave up the whole transaction (disk full, I/O error): all before it is undone too.
-                    self._fail(batch[: position + 1], write.error)
-                    self._run(batch[position + 1 :])
+                    self._lost(batch[:done], write.error, again)
+                    self._run(batch[done:], again=again)
                     return
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self._fail(batch, error)
+            self._lost(batch, error, again)
+
+    def _lost(self, batch: list[_Write], cause: BaseException | None, again: bool) -> None:
+        """Nothing of `batch` was kept: fail it, or what is urgent in it only after another try."""
+        self._fail(batch, cause)
+        urgent = [write for write in batch if write.urgent]
+        if again or not urgent or not _is_full(cause):
+            return
+        self._make_room()
+        for write in urgent:
+            write.error = None
+        self._run(urgent, again=True)
+
+    def _make_room(self) -> None:
+        if self._reserve.release():
+            log.warning("disk full: using the reserve for what must get through")
+        try:
+            # Once all of the log is in the database, it is written from its beginning again.
+            self._writer_connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("checkpoint failed", error=str(error))
 
     def _run_one(self, write: _Write) -> None:
         connection = self._writer_connection
@@ -334,9 +370,47 @@ def _meaning(error: BaseException) -> BaseException:
     """SQLite's failures in the words of our errors; the rest as it is."""
     if not isinstance(error, sqlite3.OperationalError):
         return error
-    if error.sqlite_errorname == "SQLITE_FULL":
+    if _is_full(error):
         return errors.ResourceExhausted("write metadata: no space left on device: resource exhausted")
     return errors.Unavailable(f"write metadata: {error}: unavailable")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname == "SQLITE_FULL"
+
+
+class _Reserve:
+    """Disk space that is held by a file until it is needed, so that one can still delete when nothing else fits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = False
+        self._next_try = 0.0
+        self.restore()
+
+    def release(self) -> bool:
+        """Give the space up; False if there is none to give."""
+        if not self._held:
+            return False
+        self._path.unlink(missing_ok=True)
+        self._held = False
+        self._next_try = time.monotonic() + _RESERVE_PAUSE
+        return True
+
+    def restore(self) -> None:
+        """Take the space again, if it is there; not at once, for others wait for it too."""
+        if self._held or time.monotonic() < self._next_try:
+            return
+        self._next_try = time.monotonic() + _RESERVE_PAUSE
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+            finally:
+                os.close(descriptor)
+            self._held = True
+        except OSError:
+            self._path.unlink(missing_ok=True)
 
 
 # -- opening ------------------------------------------------------------------------------------------------
@@ -348,6 +422,9 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    # Debian's SQLite overwrites what is deleted: a deletion would need more room than it frees.
+    connection.execute("PRAGMA secure_delete = OFF")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     return connection
@@ -387,6 +464,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} has schema version {version}, this program knows {schema.VERSION}: upgrade Longshore"
             " or use another --root: failed precondition"
         )
+    if version == schema.VERSION:  # writes nothing: it must open on a full disk
+        return
     for statements in schema.MIGRATIONS[version - 1 :]:
         for statement in statements:
             connection.execute(statement)

@@ -107,7 +107,7 @@ class NamespacesService(NamespacesServicer):
             transaction.execute("DELETE FROM lease_resources WHERE namespace = ?", (name,))
             transaction.publish(name, "/namespaces/delete", NamespaceDelete(name=name))
 
-        await self._store.write(delete)
+        await self._store.write(delete, urgent=True)
         return Empty()
 
 

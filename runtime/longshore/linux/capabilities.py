@@ -80,12 +80,17 @@ def get() -> tuple[int, int, int]:
     return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
 
 
+def pack(effective: int, permitted: int, inheritable: int) -> tuple[bytes, bytes]:
+    """The arguments of capset(2), made before a seccomp filter forbids much else."""
+    header = _VERSION_3.to_bytes(4, "little") + bytes(4)
+    low = b"".join((word & 0xFFFFFFFF).to_bytes(4, "little") for word in (effective, permitted, inheritable))
+    high = b"".join((word >> 32).to_bytes(4, "little") for word in (effective, permitted, inheritable))
+    return header, low + high
+
+
 def set(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) for this thread; EPERM if more is asked than it has."""
-    header = _VERSION_3.to_bytes(4, "little") + bytes(4)
-    low = b"".join((w & 0xFFFFFFFF).to_bytes(4, "little") for w in (effective, permitted, inheritable))
-    high = b"".join((w >> 32).to_bytes(4, "little") for w in (effective, permitted, inheritable))
-    libc.call("capset", header, low + high)
+    libc.call("capset", *pack(effective, permitted, inheritable))
 
 
 def drop_bounding(keep: int) -> None:

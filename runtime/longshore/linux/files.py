@@ -156,3 +156,8 @@ def filesystem_type(fd: int) -> int:
     data = bytearray(120)
     libc.call("fstatfs", fd, libc.buffer(data))
     return int.from_bytes(data[:8], "little")
+
+
+def read_bounded_at(fd: int, limit: int) -> bytes:
+    """The first ``limit`` bytes of an open file, wherever its offset stands."""
+    return os.pread(fd, limit, 0)

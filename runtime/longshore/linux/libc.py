@@ -84,6 +84,12 @@ class Pointer(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "P"
 
 
+class CharPointer(_SimpleCData):  # type: ignore[type-arg]
+    """``char *``; ``CharPointer * n`` is an argv (see `strings`)."""
+
+    _type_ = "z"
+
+
 class Byte(_SimpleCData):  # type: ignore[type-arg]
     """One unsigned byte; ``Byte * n`` is a buffer type (see `buffer`)."""
 
@@ -158,6 +164,12 @@ def address(data: bytearray) -> int:
     from _ctypes import addressof
 
     return int(addressof((Byte * len(data)).from_buffer(data)))
+
+
+def strings(words: list[bytes]) -> Any:
+    """A NULL-terminated ``char *[]`` for execve; keep it alive until then."""
+    array: Any = CharPointer * (len(words) + 1)
+    return array(*words, None)
 
 
 def text(value: str | bytes | None) -> bytes | None:

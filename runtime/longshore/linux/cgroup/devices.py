@@ -21,6 +21,7 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
     {"allow": True, "type": "c", "major": 1, "minor": 9, "access": "rwm"},
     {"allow": True, "type": "c", "major": 136, "access": "rwm"},
     {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},
+    {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},  # tun
 )
 
 

@@ -63,6 +63,8 @@ class Cgroup:
         if where.version == 2:
             return cls({"": where.path("", wanted)}, 2)
         names = [name for name in layout.CONTROLLERS if name in where.mounts]
+        if where.hybrid:
+            names.append("")
         return cls({name: where.path(name, wanted) for name in names}, 1)
 
     # Life
@@ -112,18 +114,24 @@ class Cgroup:
         """Descriptors through which a single-threaded process joins by writing "0" (see `enter`).
 
         Writing to v1's ``tasks`` about oneself spares the kernel a global lock that
-        the usual ``cgroup.procs`` by the parent takes once per hierarchy.
+        the usual ``cgroup.procs`` by the parent takes once per hierarchy. The v2
+        hierarchy has no such door: be born there (see `birthplace`).
         """
-        name = "tasks" if self.version == 1 else "cgroup.procs"
         fds: list[int] = []
         try:
-            for path in dict.fromkeys(self.paths.values()):
-                fds.append(os.open(f"{path}/{name}", os.O_WRONLY | os.O_CLOEXEC))
+            for path in dict.fromkeys(path for name, path in self.paths.items() if name):
+                fds.append(os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC))
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
         return fds
+
+    def birthplace(self) -> int:
+        """A descriptor of the v2 directory for `namespaces.clone`, to be closed by the caller; -1 if there is none."""
+        if "" not in self.paths:
+            return -1
+        return os.open(self.paths[""], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def add(self, pid: int) -> None:
         """Move a process (all of its threads) in."""
@@ -212,6 +220,12 @@ class Cgroup:
                     pass
             if not alive or signal != 9 or set(self.procs()) <= set(alive):
                 return
+
+    def door(self) -> int:
+        """A writable ``cgroup.procs`` of the v2 hierarchy, for a process that wasn't born there; -1 without v2."""
+        return (
+            os.open(self.paths[""] + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if "" in self.paths else -1
+        )
 
     def freezer(self) -> str:
         """The directory of the freezer; OSError (ENODEV) if there is none."""

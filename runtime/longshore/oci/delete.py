@@ -1,0 +1,91 @@
+"""delete: remove what is left of a container."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from longshore.oci import log, state
+from longshore.oci.create import remove_directory
+from longshore.oci.errors import HookFailed, NotFound, RuntimeFailure, explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from longshore.linux.processes import ProcessId
+    from longshore.oci.state import State
+
+_PATIENCE = 10.0
+
+
+def delete(root: str, id: str, *, force: bool = False) -> None:
+    """Delete a stopped or created container; ``force``: any, killed first, and a missing one is fine."""
+    try:
+        container = state.load(root, id)
+    except NotFound:
+        if not force:
+            raise
+        remove_directory(f"{os.path.abspath(root)}/{id}")
+        return
+    status = container.require("force delete" if force else "delete")
+    if status != state.STOPPED:
+        _end(container)
+    destroy(container)
+
+
+def _end(container: State) -> None:
+    try:
+        pidfd = container.process.open()
+    except ProcessLookupError:
+        return
+    try:
+        container.cgroup.kill(9)
+        try:
+            container.process.send(9)
+        except ProcessLookupError:
+            pass
+        if container.cgroup.frozen():
+            container.cgroup.thaw()
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE * 1000):
+            raise RuntimeFailure("container init still running")
+    finally:
+        os.close(pidfd)
+    _reap(container.process)
+
+
+def _reap(process: ProcessId) -> None:
+    """If it was our child: nobody else would."""
+    try:
+        os.waitpid(process.pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def destroy(container: State) -> None:
+    """End what is left in the cgroup, remove it, run the poststop hooks, remove the state."""
+    cgroup = container.cgroup
+    if cgroup.exists():
+        cgroup.kill(9)
+        if cgroup.frozen():
+            cgroup.thaw()
+        try:
+            cgroup.delete(_PATIENCE)
+        except OSError as error:
+            raise RuntimeFailure(f"unable to remove container's cgroup: {explain(error)}") from None
+    _poststop(container)
+    remove_directory(container.directory)
+
+
+def _poststop(container: State) -> None:
+    configured = container.config["hooks"].get("poststop")
+    if not configured:
+        return
+    from longshore.oci.process import hooks
+
+    # The specification: a failing poststop hook is logged, and the rest goes on.
+    for hook in configured:
+        try:
+            hooks.run("poststop", [hook], container.for_hooks(state.STOPPED))
+        except HookFailed as error:
+            log.write("warning", explain(error))

@@ -133,16 +133,18 @@ class Tasks:
         settings = container.settings
         owner = Owner(self._namespace, container.id, settings.io_uid, settings.io_gid)
         streams = await stdio.open_stdio(self._loop, process.streams, owner, self._reaper.adopt)
+        # From here on, not only once started: a client with a short stdin sends CloseIO while we are at it.
+        process.stdio = streams
         try:
             if process.streams.terminal:
                 result = await self._with_console(container, streams, work, undo)
             else:
                 result = await self._run_or_undo(lambda: work(""), streams, undo)
         except BaseException:
+            process.stdio = None
             await streams.close()
             raise
         streams.started()
-        process.stdio = streams
         return result
 
     async def _run_or_undo(

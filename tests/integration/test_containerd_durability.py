@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -27,10 +26,10 @@ from longshore.api.services.namespaces.v1 import namespace_pb2 as namespaces
 from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.containerd.metadata.store import Store
+from support import soak
 from support.daemon import Longshore
 
 HEADERS = (("containerd-namespace", "test"),)
-ROUNDS = int(os.environ.get("LONGSHORE_SOAK", "1"))
 DIGEST = "sha256:" + "a" * 64
 
 WRITER = """
@@ -56,7 +55,7 @@ asyncio.run(main())
 def test_no_answered_write_is_lost_to_sigkill(tmp_path: Path) -> None:
     path = tmp_path / "meta.sqlite"
     answered: list[str] = []
-    for turn in range(4 * ROUNDS):
+    for turn in range(soak.times(4, 100)):
         command = [sys.executable, "-c", WRITER, str(path), str(turn * 1_000_000)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
@@ -141,7 +140,7 @@ async def test_a_cancelled_call_has_happened_or_has_not() -> None:
     with Longshore() as daemon:
         async with grpc.aio.insecure_channel(f"unix:{daemon.address}") as channel:
             mutations = Mutations(channel).all()
-            for number in range(25 * ROUNDS):
+            for number in range(soak.times(25, 1000)):
                 await asyncio.gather(*(_cancelled_at_random(mutate(number)) for mutate in mutations))
             await _settled(channel)
             told = await _told(channel)

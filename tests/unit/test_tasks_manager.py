@@ -285,7 +285,7 @@ async def test_failed_create_leaves_nothing(
 
 
 async def test_failed_start_of_a_shim_leaves_nothing(manager: Manager, directories: Directories) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(Error, match="failed to resolve runtime path"):
         await manager.create("ns", "/no/such/shim", b"{}", api.CreateTaskRequest(id="c1"))
     assert list(directories.bundles()) == []
 

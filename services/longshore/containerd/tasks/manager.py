@@ -42,7 +42,7 @@ from longshore.containerd.tasks.bundle import Bundle, Directories
 from longshore.containerd.tasks.journal import EXIT_TOPIC, Journal, as_exit, life_began, reports_in
 from longshore.containerd.tasks.ledger import Exit, Ledger
 from longshore.containerd.tasks.runtimes import Program, Runtime, Runtimes, Settings, builtin_program
-from longshore.containerd.tasks.shim import Shim, Timeouts, exit_response, gone
+from longshore.containerd.tasks.shim import Shim, Timeouts, exit_response, gone, worded
 from longshore.containerd.tasks.shimlog import ShimLog
 from longshore.containerd.times import now
 from longshore.ttrpc.aio import Client, Closed
@@ -137,7 +137,10 @@ class Manager:
         `request` comes without `bundle`. Raises AlreadyExists for a taken name
         and whatever made it fail; then nothing is left of it.
         """
-        runtime = self.runtimes.resolve(runtime_name)
+        try:
+            runtime = self.runtimes.resolve(runtime_name)
+        except Error as error:
+            raise Error(f"failed to start shim: failed to resolve runtime path: {error.message}") from None
         bundle = Bundle(self.directories, namespace, request.id)
         pending = await self._take((namespace, request.id))
         try:
@@ -172,8 +175,10 @@ class Manager:
         except BaseException as error:
             shimlog.close()
             await self._give_up(bundle, runtime, shim, alive=not isinstance(error, Closed))
-            if isinstance(error, Closed):
-                raise Error(f"shim of task {bundle.id} died during create: unknown") from None
+            if isinstance(error, Error):
+                raise worded(
+                    error, "failed to create shim task: " if shim else "failed to start shim: "
+                ) from None
             raise
         return shim
 
@@ -196,7 +201,7 @@ class Manager:
                 )
             )
         except (WorkerError, WorkerDied) as error:
-            raise Error(f"failed to start shim: {error}: unknown") from None
+            raise Error(f"{error}: unknown") from None
         return Bootstrap(started.version, started.address, started.protocol)
 
     async def _dial(self, bootstrap: Bootstrap) -> Client:
@@ -257,6 +262,8 @@ class Manager:
                     await asyncio.shield(shim.buried)
                     raise
                 unknown = error
+            except Error as error:
+                raise worded(error, "failed to delete task: ") from None
             shim.dismissed = True
             await self.dismiss(shim)
             self._free((namespace, id), None)

@@ -99,23 +99,19 @@ def builtin_program() -> str:
 
 def _program(name: str) -> str:
     if os.path.isabs(name):
-        if not os.access(name, os.X_OK) or os.path.isdir(name):
-            raise NotFound(f'runtime "{name}" binary not installed: not found')
+        if not os.path.exists(name):
+            raise NotFound(f"invalid custom binary path: stat {name}: no such file or directory")
         return name
-    if "/" in name:
-        raise InvalidArgument(
-            f"invalid custom binary path for runtime, must be absolute: {name}: invalid argument"
-        )
     words = name.split(".")
-    if len(words) < 2 or not all(words):
+    if "/" in name or len(words) < 2 or not all(words):
         raise InvalidArgument(
             f"invalid runtime name {name}, correct runtime name should be either format like"
-            " `io.containerd.runc.v2` or a full path to the binary: invalid argument"
+            " `io.containerd.runc.v1` or a full path to the binary"
         )
     binary = f"containerd-shim-{words[-2]}-{words[-1]}"
     found = shutil.which(binary) or shutil.which(binary, path=os.path.dirname(sys.executable))
     if found is None:
-        raise NotFound(f'runtime "{name}" binary not installed "{binary}": not found')
+        raise NotFound(f'runtime "{name}" binary not installed "{binary}": file does not exist')
     return os.path.abspath(found)
 
 
@@ -159,7 +155,7 @@ class Program:
         status, output, _ = await self._run("start", await self._input(options), errors_apart=False)
         if status:
             text = output.decode(errors="replace").strip()
-            raise Error(f"failed to start shim: start failed: {text}: exit status {status}: unknown")
+            raise Error(f"start failed: {text}: exit status {status}: unknown")
         return bootstrap.parse_answer(output)
 
     async def delete(self, timeout: float) -> DeleteResponse:

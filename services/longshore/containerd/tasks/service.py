@@ -111,7 +111,7 @@ class TasksService(TasksServicer):
     async def DeleteProcess(self, request: DeleteProcessRequest, call: rpc.Call) -> DeleteResponse:
         shim = await self._shim(call, request.container_id)
         if not request.exec_id:
-            raise InvalidArgument("exec id cannot be empty: invalid argument")
+            raise InvalidArgument("exec id cannot be empty")
         answer = await shim.call(
             "Delete",
             shim_api.DeleteRequest(id=shim.id, exec_id=request.exec_id),
@@ -125,7 +125,7 @@ class TasksService(TasksServicer):
     @rpc.unary(mutates=True)
     async def Exec(self, request: ExecProcessRequest, call: rpc.Call) -> Empty:
         if not request.exec_id:
-            raise InvalidArgument("exec id cannot be empty: invalid argument")
+            raise InvalidArgument("exec id cannot be empty")
         shim = await self._shim(call, request.container_id)
         try:
             validate_identifier(request.exec_id)
@@ -184,9 +184,8 @@ class TasksService(TasksServicer):
             raise
         except Error as error:
             log.error("shim does not tell its state", id=shim.id, error=error.message)
-            return Process(container_id=shim.id, id=exec_id or shim.id, status=UNKNOWN)
+            return Process(id=exec_id or shim.id, status=UNKNOWN)
         return Process(
-            container_id=shim.id,
             id=exec_id or shim.id,
             pid=state.pid,
             status=state.status,
@@ -251,6 +250,8 @@ class TasksService(TasksServicer):
     @rpc.unary(mutates=True)
     async def CloseIO(self, request: CloseIORequest, call: rpc.Call) -> Empty:
         shim = await self._shim(call, request.container_id)
+        if request.exec_id:
+            await self._process(shim, request.exec_id)  # shims of 1.6 call an unknown one no NotFound here
         return await shim.call(
             "CloseIO",
             shim_api.CloseIORequest(id=shim.id, exec_id=request.exec_id, stdin=request.stdin),

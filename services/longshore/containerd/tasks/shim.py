@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from longshore.api.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from longshore.api.errors import Error, InvalidArgument, NotFound, Unavailable, Unimplemented
 from longshore.api.namespaces import GRPC_HEADER, TTRPC_HEADER
 from longshore.api.runtime.task.v3.shim_pb2 import (
     ConnectRequest,
@@ -108,6 +108,8 @@ class Shim:
             return await self._call(method, request, answer, timeout)
         except Closed:
             raise gone(self.id) from None
+        except Error as error:
+            raise worded(error) from None
 
     async def _call(
         self, method: str, request: Message, answer: type[Answer], timeout: float | None
@@ -186,6 +188,12 @@ def exit_response(ledger: Ledger, id: str, exec_id: str) -> WaitResponse:
     if end is None:
         raise gone(id)
     return WaitResponse(exit_status=end.status, exited_at=end.at)
+
+
+def worded(error: Error, prefix: str = "") -> Error:
+    """A shim's error as containerd passes it on: what has no class is called so at its end."""
+    suffix = ": unknown" if type(error) is Error and not error.message.endswith(": unknown") else ""
+    return type(error)(f"{prefix}{error.message}{suffix}")
 
 
 def gone(id: str) -> NotFound:

@@ -65,53 +65,70 @@ class _Cursor:
         self.fd = fd
 
 
-def remove(directory: int, name: bytes, forget: Callable[[Identity], object] | None = None) -> None:
+def remove(
+    directory: int,
+    name: bytes,
+    forget: Callable[[Identity], object] | None = None,
+    limit: int | None = None,
+) -> bool:
     """Remove `name` in `directory` and everything below; no error if it is missing.
 
-    `forget` is told the identity of each directory that goes.
+    `forget` is told the identity of each directory that goes. With a `limit`,
+    stop after about so many removals; False if something is left.
     """
     try:
         os.unlink(name, dir_fd=directory)
-        return
+        return True
     except FileNotFoundError:
-        return
+        return True
     except (IsADirectoryError, PermissionError):
         # Linux says EISDIR; EPERM also stands for an immutable file, which then fails below.
         if not stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
             raise
+    done = 0
     with _Cursor(directory, name) as cursor:
-        levels = [_Level(name, cursor.identity, _unlink_files(cursor.fd))]
+        count, subdirectories = _unlink_files(cursor.fd, limit)
+        levels = [_Level(name, cursor.identity, subdirectories)]
         while levels:
-            level = levels[-1]
+            done += count
+            if limit is not None and done >= limit:
+                return False
+            level, count = levels[-1], 1
             if level.subdirectories:
                 child = level.subdirectories.pop()
                 with contextlib.suppress(FileNotFoundError):
                     cursor.down(child)
-                    levels.append(_Level(child, cursor.identity, _unlink_files(cursor.fd)))
+                    count, subdirectories = _unlink_files(cursor.fd, limit)
+                    levels.append(_Level(child, cursor.identity, subdirectories))
                 continue
             cursor.up()
             levels.pop()
             os.rmdir(level.name, dir_fd=cursor.fd)
             if forget is not None:
                 forget(level.identity)
+    return True
 
 
-def _unlink_files(fd: int) -> list[bytes]:
-    """Remove what isn't a directory; the names of the directories."""
-    directories = []
+def _unlink_files(fd: int, limit: int | None) -> tuple[int, list[bytes]]:
+    """Remove what isn't a directory: how many went, and the names of the directories."""
+    directories, files = [], []
     with os.scandir(fd) as entries:
-        listed = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in listed:
-        if is_directory:
-            directories.append(name)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=fd)
-    return directories
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(name)
+            else:
+                files.append(name)
+    if limit is not None and len(files) > limit:
+        return limit, []
+    for name in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+    return len(files), directories
 
 
 def usage(path: bytes | str) -> tuple[int, int]:
-    """(bytes on disk, inodes) of the tree at `path`, itself included; hard links count once."""
+    """(bytes on disk, inodes) of the tree at `path`, itself included; hard links count once. (0, 0) if missing."""
     size = inodes = 0
     seen: set[Identity] = set()
     for status in _statuses(os.fsencode(path)):
@@ -125,7 +142,10 @@ def usage(path: bytes | str) -> tuple[int, int]:
 
 
 def _statuses(path: bytes) -> Iterator[os.stat_result]:
-    yield os.lstat(path)
+    try:
+        yield os.lstat(path)
+    except FileNotFoundError:
+        return
     pending = [path]
     while pending:
         try:

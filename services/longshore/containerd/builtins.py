@@ -31,6 +31,10 @@ from longshore.api.services.version.v1.version_pb2_grpc import add_VersionServic
 from longshore.containerd import rpc
 from longshore.containerd.config import Config
 from longshore.containerd.containers.service import ContainersService
+from longshore.containerd.content import plugin as content
+from longshore.containerd.content.store import ContentStore
+from longshore.containerd.diff import plugin as diff
+from longshore.containerd.diff.service import DiffService
 from longshore.containerd.directories import Directories
 from longshore.containerd.events.exchange import Exchange
 from longshore.containerd.events.service import EventsService
@@ -41,6 +45,9 @@ from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
+from longshore.containerd.snapshots import plugin as snapshots
+from longshore.containerd.snapshots.local import Numbers
+from longshore.containerd.snapshots.snapshotter import Snapshotter
 from longshore.containerd.tasks import plugin as tasks
 from longshore.containerd.version.service import VersionService
 
@@ -75,6 +82,10 @@ class Kit:
 
     store: Store = field(init=False)
     exchange: Exchange = field(init=False)
+    content: ContentStore = field(init=False)
+    snapshotters: dict[str, Snapshotter] = field(default_factory=dict)
+    snapshot_numbers: Numbers | None = None
+    differ: DiffService = field(init=False)
     introspection: IntrospectionService = field(init=False)
 
 
@@ -135,16 +146,24 @@ def _version(kit: Kit) -> None:
 
 _GRPC: Final = "io.containerd.grpc.v1"
 _METADATA: Final = ("io.containerd.metadata.v1",)
+_CONTENT: Final = ("io.containerd.content.v1",)
 
 BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin("io.containerd.metadata.v1", "sqlite", _metadata, essential=True),
     Builtin("io.containerd.event.v1", "exchange", _exchange, _METADATA, essential=True),
+    Builtin("io.containerd.content.v1", "content", content.build_store, _METADATA),
+    Builtin(snapshots.TYPE, "native", snapshots.build_native, _METADATA, has_platform=True),
+    Builtin(snapshots.TYPE, "overlayfs", snapshots.build_overlayfs, _METADATA, has_platform=True),
+    Builtin("io.containerd.differ.v1", "walking", diff.build_differ, _CONTENT, has_platform=True),
     Builtin(_GRPC, "introspection", _introspection, essential=True),
     Builtin(_GRPC, "containers", _containers, _METADATA),
+    Builtin(_GRPC, "content", content.build_service, _CONTENT),
+    Builtin(_GRPC, "diff", diff.build_service, ("io.containerd.differ.v1",)),
     Builtin(_GRPC, "events", _events, ("io.containerd.event.v1",)),
     Builtin(_GRPC, "images", _images, _METADATA),
     Builtin(_GRPC, "leases", _leases, _METADATA),
     Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
+    Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "version", _version),
 )

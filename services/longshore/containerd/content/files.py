@@ -11,7 +11,6 @@ refs are already unique (``<namespace>/<number>/<ref>``).
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -20,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from longshore.api import errors
+from longshore.containerd.oserrors import FULL
 
 _CHUNK: Final = 1 << 20
 
@@ -61,7 +60,7 @@ class Ingest:
             try:
                 written += os.pwrite(self.fd, view[written:], self.size + written)
             except OSError as error:
-                if not written or error.errno not in _FULL:
+                if not written or error.errno not in FULL:
                     raise
                 break
         self.size += written
@@ -160,16 +159,6 @@ class Files:
     def remove_ingest(self, directory: str) -> None:
         """Forget an ingest; a writer that has it open writes into the void."""
         shutil.rmtree(self._ingest / directory, ignore_errors=True)
-
-
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-
-
-def meaning(error: OSError, deed: str) -> errors.Error:
-    """An OSError as what a client may hear: a full disk is ResourceExhausted, the rest Unknown."""
-    text = (error.strerror or str(error)).lower()
-    kind = errors.ResourceExhausted if error.errno in _FULL else errors.Error
-    return kind(f"{deed}: {text}")
 
 
 def _sync_directory(path: Path) -> None:

@@ -27,12 +27,12 @@ from typing import Any, Final, TypeVar
 from longshore.api import errors
 from longshore.api.events.content_pb2 import ContentCreate, ContentDelete
 from longshore.containerd import filters as filtering
-from longshore.containerd.content import files
 from longshore.containerd.content.files import Files, Ingest
 from longshore.containerd.content.store import Blob, Info, Labels, Relabel, Status
 from longshore.containerd.metadata import digests
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
+from longshore.containerd.oserrors import meaning
 from longshore.containerd.scope import Scope
 
 T = TypeVar("T")
@@ -210,7 +210,7 @@ class LocalContent:
         try:
             return await self.thread(self._files.open_ingest, directory, f"{scope.namespace}/{ref}", total)
         except OSError as error:
-            raise files.meaning(error, f'failed to open ingest "{ref}"') from None
+            raise meaning(error, f'failed to open ingest "{ref}"') from None
 
     async def upload_again(self, scope: Scope, status: Status) -> Ingest:
         """The files of an ingest that was begun without any, because another namespace has the blob."""
@@ -289,7 +289,7 @@ class LocalContent:
         except FileNotFoundError:
             raise errors.NotFound(f"reference {ref}: not found") from None
         except OSError as error:
-            raise files.meaning(error, f'failed to commit "{ref}"') from None
+            raise meaning(error, f'failed to commit "{ref}"') from None
 
     def _known(self, digest: str) -> bool:
         statement = "SELECT 1 FROM blobs WHERE digest = ? LIMIT 1"
@@ -412,7 +412,7 @@ class LocalWriter:
                 written = await self._content.thread(ingest.append, data)
             except OSError as error:
                 ingest.hash_is_stale = hashing is not None
-                raise files.meaning(error, f'failed to write to ingest "{self._status.ref}"') from None
+                raise meaning(error, f'failed to write to ingest "{self._status.ref}"') from None
             finally:
                 if hashing is not None:
                     await hashing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from google.protobuf.empty_pb2 import Empty
@@ -34,9 +34,9 @@ from longshore.api.services.content.v1.content_pb2 import Info as InfoMessage
 from longshore.api.services.content.v1.content_pb2 import Status as StatusMessage
 from longshore.api.services.content.v1.content_pb2_grpc import ContentServicer
 from longshore.containerd import rpc
-from longshore.containerd.content.store import Blob, ContentStore, Info, Labels, Relabel, Status, Writer
+from longshore.containerd.content.store import Blob, ContentStore, Info, Status, Writer
+from longshore.containerd.masks import relabelling
 from longshore.containerd.metadata import digests
-from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.scope import Scope
 from longshore.containerd.times import timestamp
 
@@ -56,7 +56,7 @@ class ContentService(ContentServicer):
     async def Update(self, request: UpdateRequest, call: rpc.Call) -> UpdateResponse:
         digest = request.info.digest
         _validate(digest)
-        relabel = masked(
+        relabel = relabelling(
             request.info.labels,
             request.update_mask.paths,
             lambda path: f'cannot update "{path}" field on content info "{digest}": invalid argument',
@@ -72,7 +72,7 @@ class ContentService(ContentServicer):
 
     @rpc.unary(mutates=True)
     async def Delete(self, request: DeleteContentRequest, call: rpc.Call) -> Empty:
-        digests.validate(request.digest)
+        _check(request.digest)
         await self._store.delete(_scope(call), request.digest)
         return Empty()
 
@@ -80,10 +80,7 @@ class ContentService(ContentServicer):
     async def Read(
         self, request: ReadContentRequest, call: rpc.Call
     ) -> AsyncGenerator[ReadContentResponse, None]:
-        try:
-            digests.validate(request.digest)
-        except errors.InvalidArgument as error:
-            raise errors.InvalidArgument(f"{request.digest}: {error.message}") from None
+        _check(request.digest, f"{request.digest}: ")
         blob = await self._store.open(_scope(call), request.digest)
         reader = _BlobReader(blob)
         try:
@@ -242,32 +239,19 @@ def _scope(call: rpc.Call) -> Scope:
     return Scope(call.namespace, call.lease)
 
 
+def _check(digest: str, before: str = "") -> None:
+    """Read and Delete word it in this way, Info and Update in that of `_validate`."""
+    try:
+        digests.validate(digest)
+    except errors.InvalidArgument as error:
+        raise errors.InvalidArgument(before + error.message.removesuffix(": invalid argument")) from None
+
+
 def _validate(digest: str) -> None:
     try:
         digests.validate(digest)
     except errors.InvalidArgument:
         raise errors.InvalidArgument(f'"{digest}" failed validation') from None
-
-
-def masked(labels: Mapping[str, str], paths: Iterable[str], refusal: Callable[[str], str]) -> Relabel:
-    """What an update mask does to labels: all replaced, or those named; `refusal` words the error for other fields."""
-    named: list[str] = []
-    whole = not paths
-    for path in paths:
-        if path.startswith("labels."):
-            named.append(path.removeprefix("labels."))
-        elif path == "labels":
-            whole = True
-        else:
-            raise errors.InvalidArgument(refusal(path))
-
-    def relabel(old: Labels) -> Labels:
-        new = dict(labels) if whole else old
-        for key in named:
-            labelling.copy_one(new, labels, key)
-        return new
-
-    return relabel
 
 
 def _info_message(info: Info) -> InfoMessage:

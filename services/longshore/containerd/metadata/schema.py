@@ -13,6 +13,7 @@ presence also marks a root as ours (see `longshore.containerd.directories`).
                                                     a blob's file exists once, however many namespaces know it
     ingests         (namespace, ref) -> directory, expected, expiry
     snapshots       (namespace, snapshotter, key) -> directory, parent, kind, times, labels, usage
+    snapshots_trash (snapshotter, number)           removed snapshots whose directory is still there
     events          sequence -> envelope            the journal; sequences have no gaps, the newest row is never
                                                     pruned (it holds the counter)
 
@@ -115,6 +116,12 @@ CREATE TABLE snapshots (
     UNIQUE (namespace, snapshotter, key)
 );
 CREATE INDEX snapshots_by_parent ON snapshots (namespace, snapshotter, parent);
+
+CREATE TABLE snapshots_trash (
+    snapshotter TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (snapshotter, number)
+) WITHOUT ROWID;
 
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,

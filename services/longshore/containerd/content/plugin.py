@@ -1,0 +1,28 @@
+"""Builds the content store and its service. Setting ``content_sharing_policy`` of the metadata part as containerd's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from longshore.api.errors import InvalidArgument
+from longshore.api.services.content.v1.content_pb2_grpc import add_ContentServicer_to_server
+from longshore.containerd.content.local import ISOLATED, SHARED, LocalContent
+from longshore.containerd.content.service import ContentService
+
+if TYPE_CHECKING:
+    from longshore.containerd.builtins import Exports, Kit
+
+
+def build_store(kit: Kit) -> Exports:
+    policy = str(kit.config.plugin("io.containerd.metadata.v1.bolt").get("content_sharing_policy", SHARED))
+    if policy not in (SHARED, ISOLATED):
+        raise InvalidArgument(f"unknown content sharing policy {policy}: invalid argument")
+    root = kit.directories.plugin_root("io.containerd.content.v1", "content")
+    store = LocalContent(root, kit.store, policy)
+    kit.stack.callback(store.close)
+    kit.content = store
+    return {"root": str(root)}
+
+
+def build_service(kit: Kit) -> None:
+    add_ContentServicer_to_server(ContentService(kit.content), kit.server)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Diffs: layers applied to snapshots, and snapshots turned into layers."""

@@ -1,0 +1,17 @@
+"""What a client hears when the operating system refuses: one translation for content, snapshots and diffs."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+from longshore.api import errors
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def meaning(error: OSError, deed: str) -> errors.Error:
+    """ "deed: text"; ResourceExhausted for a full disk, Unknown for the rest."""
+    text = (error.strerror or str(error)).lower()
+    kind = errors.ResourceExhausted if error.errno in FULL else errors.Error
+    return kind(f"{deed}: {text}")

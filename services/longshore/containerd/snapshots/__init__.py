@@ -1,0 +1,1 @@
+"""Snapshots: filesystem trees, each the changes on top of a parent."""

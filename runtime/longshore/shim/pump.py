@@ -1,18 +1,25 @@
 """Moving a process' bytes between its pipes or terminal and the client's FIFOs, without ever blocking.
 
-Pipe to pipe goes by splice(2): the bytes never enter our memory. A terminal or
-a regular file as one of the sides is read and written through a buffer.
+Bulk goes from pipe to pipe by splice(2): the bytes never enter our memory. Small
+amounts are copied, because each splice takes one of a pipe's 16 slots, however
+little it moves: sixteen spliced lines would fill a FIFO that holds 64 KiB of
+copied ones, and stop a container whose reader is away for a moment. A terminal
+or a regular file on one of the sides is always copied.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import termios
 from collections.abc import Callable
 
 from longshore.linux import files
 from longshore.shim.loop import READ, WRITE, Loop
 
 _CHUNK = 65536
+_BULK = 32768
 _SPLICE = 1 << 20
 _SPLICE_F_MOVE = 1
 _SPLICE_F_NONBLOCK = 2
@@ -33,7 +40,7 @@ class Pump:
         self._source = source
         self._sink = sink
         self._ended = ended
-        self._move = self._splice if splice else self._copy
+        self._splices = splice
         self._pending = memoryview(b"")
         self.running = True
         loop.watch(source, READ, self._readable)
@@ -59,7 +66,7 @@ class Pump:
 
     def _step(self) -> None:
         try:
-            if not self._move():
+            if not (self._splice() if self._bulk() else self._copy()):
                 self.stop()
         except BlockingIOError:
             self._loop.forget(self._source)
@@ -67,6 +74,12 @@ class Pump:
         except OSError:
             # EIO: the terminal's last user is gone. EPIPE: nobody reads any more. Either way it is over.
             self.stop()
+
+    def _bulk(self) -> bool:
+        if not self._splices or self._pending:
+            return False
+        waiting = fcntl.ioctl(self._source, termios.FIONREAD, b"\0\0\0\0")
+        return int.from_bytes(waiting, sys.byteorder) >= _BULK
 
     def _splice(self) -> bool:
         return files.splice(self._source, self._sink, _SPLICE, _SPLICE_F_MOVE | _SPLICE_F_NONBLOCK) > 0

@@ -24,12 +24,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from longshore.api.errors import Error
 from longshore.linux import files, processes
+from longshore.shim import command, library  # noqa: F401  (loaded before the first fork, for the workers)
 from longshore.shim.daemon import Daemon
 from longshore.shim.runtime import DEFAULT_ROOT
 from longshore.zygote import wire
-
-with suppress(ImportError):
-    from longshore.shim import library  # noqa: F401
 
 DEFAULT_SOCKET_DIR = "/run/containerd/s"
 # In this order; the first that is present names the group.

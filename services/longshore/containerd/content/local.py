@@ -141,7 +141,7 @@ class LocalContent:
             return transaction.one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None
 
         async with self._exclusive(digest):
-            if await self._store.write(delete):
+            if await self._store.write(delete, urgent=True):
                 await self.thread(self._files.remove_blob, digest)
 
     async def open(self, scope: Scope, digest: str) -> Blob:

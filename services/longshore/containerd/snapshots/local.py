@@ -330,7 +330,7 @@ class LocalSnapshotter:
             transaction.after_commit(self._full.set)
 
         self._clean.clear()
-        await self._store.write(remove)
+        await self._store.write(remove, urgent=True)
 
     # -- the trash ------------------------------------------------------------------------------------------
 
@@ -361,7 +361,7 @@ class LocalSnapshotter:
             except Exception as error:
                 failed.append(error)
                 continue
-            await self._store.write(self._forgetting(number))
+            await self._store.write(self._forgetting(number), urgent=True)
         if failed:
             raise failed[0]
 

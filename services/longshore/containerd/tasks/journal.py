@@ -55,12 +55,12 @@ class Journal:
         """
         valid = [report for report in reports if _is_valid(report.envelope)]
         if valid:
-            await self._store.write(lambda transaction: _insert_reports(transaction, valid))
+            await self._store.write(lambda transaction: _insert_reports(transaction, valid), urgent=True)
 
     async def forward(self, envelope: Envelope) -> None:
         """Journal what a Go shim forwarded. Raises InvalidArgument for a malformed envelope."""
         check(envelope)
-        await self._store.write(lambda transaction: _insert(transaction, envelope, None))
+        await self._store.write(lambda transaction: _insert(transaction, envelope, None), urgent=True)
 
     async def found(self, namespace: str, container: str, exits: Sequence[Exit]) -> None:
         """Journal exits that shims remember, those that the journal lacks."""
@@ -71,7 +71,7 @@ class Journal:
                 for envelope in envelopes:
                     _insert(transaction, envelope, None)
 
-            await self._store.write(insert)
+            await self._store.write(insert, urgent=True)
 
     async def buried(
         self, namespace: str, container: str, since_ns: int, exits: Sequence[Exit], delete: TaskDelete
@@ -94,7 +94,7 @@ class Journal:
             if not _deleted(transaction, namespace, container, since_ns):
                 _publish(transaction, _envelope(namespace, DELETE_TOPIC, pack(delete)))
 
-        await self._store.write(insert)
+        await self._store.write(insert, urgent=True)
 
 
 def check(envelope: Envelope) -> None:

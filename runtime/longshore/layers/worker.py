@@ -8,13 +8,15 @@ with it, even after kill -9. Nobody else sees these mounts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from longshore.layers import overlay, tar, trees
 from longshore.layers.apply import apply as apply_layer
-from longshore.layers.compression import Digester, decompressed
+from longshore.layers.compression import Digester, Sink, decompressed
+from longshore.layers.diff import collect, compare
+from longshore.layers.writer import Writer
 from longshore.linux import libc, namespaces
 from longshore.linux.mounts import MS_PRIVATE, MS_REC, Mount, mount, mount_all
 
@@ -41,6 +43,36 @@ def apply(arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
         if arguments["sync"]:
             libc.call("syncfs", target.root)
     return {"digest": stream.digest, "size": stream.size, "entries": count}
+
+
+def diff(arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
+    """Write to ``fds[0]`` the layer that leads from the tree of mounts ``left`` to that of ``right``.
+
+    left, right  lists as in `apply`; an empty one is an empty tree
+    compression  none, gzip or zstd
+    epoch_ns     upper limit of times, or null
+    scratch      as in `apply`
+
+    Returns digest and size of the stream before and after compression.
+    """
+    sink = Sink(_writing_to(fds[0]), arguments["compression"])
+    writer = Writer(sink.write)
+    left, right = mounts_of(arguments["left"]), mounts_of(arguments["right"])
+    plan = changes_of(left, right) if _overlay_is_plain() else None
+    if plan is not None:
+        upper, lowers, prefix = plan
+        with _opened(upper) as root, overlay.Lowers(lowers, prefix) as below:
+            collect(root, below, writer, arguments["epoch_ns"], prefix)
+    else:
+        with _both_mounted(left, right, arguments["scratch"]) as (old, new):
+            compare(old, new, writer, arguments["epoch_ns"])
+    sink.close()
+    return {
+        "digest": sink.digest,
+        "size": sink.size,
+        "packed_digest": sink.packed_digest,
+        "packed_size": sink.packed_size,
+    }
 
 
 def usage(arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, int]:
@@ -98,6 +130,65 @@ def upper_of(mounts: Sequence[Mount]) -> tuple[str, list[str], str] | None:
         return None
     prefix = overlay.XATTR_PREFIXES["userxattr" in options]
     return options["upperdir"], _split_lowers(options.get("lowerdir", "")), prefix
+
+
+def changes_of(left: Sequence[Mount], right: Sequence[Mount]) -> tuple[str, list[str], str] | None:
+    """(directory, lowers, xattr prefix) if the top directory of `right` is all that it has over `left`."""
+    old, new = _layers_of(left), _layers_of(right)
+    if old is None or new is None or not new or new[1:] != old:
+        return None
+    prefix = overlay.XATTR_PREFIXES[any("userxattr" in mount.options for mount in right)]
+    return new[0], new[1:], prefix
+
+
+def _layers_of(mounts: Sequence[Mount]) -> list[str] | None:
+    """The directories that an overlay or bind mount shows, topmost first; None if it is neither."""
+    if not mounts:
+        return []
+    only = mounts[0]
+    if len(mounts) > 1 or only.target:
+        return None
+    if only.type == "bind" or {"bind", "rbind"} & set(only.options):
+        return [only.source]
+    if only.type != "overlay":
+        return None
+    options = dict(option.partition("=")[::2] for option in only.options)
+    upper = [options["upperdir"]] if options.get("upperdir") else []
+    return upper + _split_lowers(options.get("lowerdir", ""))
+
+
+def _overlay_is_plain() -> bool:
+    """Whether upper directories hold all that they show: no renamed directories or data left in lower layers."""
+    for feature in ("redirect_dir", "metacopy"):
+        try:
+            with open(f"/sys/module/overlay/parameters/{feature}") as file:
+                if file.read().strip() not in ("N", "0"):
+                    return False
+        except FileNotFoundError:
+            continue
+    return True
+
+
+@contextmanager
+def _both_mounted(
+    left: Sequence[Mount], right: Sequence[Mount], scratch: str
+) -> Iterator[tuple[int | None, int]]:
+    enter_private_namespace()
+    mount("tmpfs", scratch, "tmpfs")
+    for name, mounts in (("left", left), ("right", right)):
+        os.mkdir(f"{scratch}/{name}")
+        mount_all(mounts, f"{scratch}/{name}")
+    with _opened(f"{scratch}/left") as old, _opened(f"{scratch}/right") as new:
+        yield old, new
+
+
+def _writing_to(fd: int) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    return write
 
 
 def _split_lowers(text: str) -> list[str]:

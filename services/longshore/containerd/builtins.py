@@ -49,6 +49,7 @@ from longshore.containerd.snapshots import plugin as snapshots
 from longshore.containerd.snapshots.local import Numbers
 from longshore.containerd.snapshots.snapshotter import Snapshotter
 from longshore.containerd.tasks import plugin as tasks
+from longshore.containerd.tasks.service import TasksService
 from longshore.containerd.version.service import VersionService
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Kit:
     snapshot_numbers: Numbers | None = None
     differ: DiffService = field(init=False)
     introspection: IntrospectionService = field(init=False)
+    tasks: TasksService = field(init=False)
 
 
 class Builtin(NamedTuple):
@@ -165,6 +167,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
     Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
+    Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
     Builtin(_GRPC, "version", _version),
 )
 

@@ -46,7 +46,7 @@ MAX_SOCKET_DIRECTORY = 42
 
 
 def build(kit: Kit) -> None:
-    """Add Tasks and Exits to the server; recovery begins just before it serves."""
+    """Make the tasks and add Exits to the server; recovery begins just before it serves."""
     config = kit.config
     given = config.plugin("io.containerd.shim.v1.manager")
     directories = Directories.below(str(config.state), str(config.root))
@@ -70,7 +70,7 @@ def build(kit: Kit) -> None:
     records = Records(kit.store)
     exits = ExitsService(manager.journal)
     twin = Server(services(manager.journal))
-    add_TasksServicer_to_server(TasksService(manager, records.container), kit.server)  # type: ignore[arg-type]
+    kit.tasks = TasksService(manager, records.container)
     add_ExitsServicer_to_server(exits, kit.server)  # type: ignore[arg-type]
 
     async def start() -> None:
@@ -86,6 +86,11 @@ def build(kit: Kit) -> None:
     kit.stack.push_async_callback(manager.close)
     kit.before_serving.append(start)
     kit.on_stop += [manager.stop_waiting, exits.stop]
+
+
+def build_service(kit: Kit) -> None:
+    """Add Tasks to the server. A plugin of its own, because that is the one clients look for."""
+    add_TasksServicer_to_server(kit.tasks, kit.server)  # type: ignore[arg-type]
 
 
 class Records:

@@ -15,6 +15,7 @@ from longshore.linux.cgroup import layout as cgroup_layout
 from longshore.linux.cgroup.manager import Cgroup
 from longshore.oci import config as configuration
 from longshore.oci import log, state
+from longshore.oci.cli import BOOL, VALUE
 from longshore.oci.errors import AlreadyExists, InvalidConfig, RuntimeFailure, StartFailed, explain
 from longshore.oci.process import filters, idmap, messages, program, rootfs, spawn
 from longshore.oci.process.init import Init
@@ -23,6 +24,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from longshore.oci.cli import Call
 
 _RUNTIME_HOOKS = ("prestart", "createRuntime")
 _CONTAINER_HOOKS = ("createContainer", "startContainer")
@@ -114,6 +117,7 @@ class Launch:
         self.new_keyring = True
         self.preserve_fds = 0
         self.console_socket = ""
+        self.console_fd = -1  # instead of a socket path: a connection the caller made
         self.pid = 0
         self.pidfd = -1
         self.to_close: list[int] = []
@@ -148,7 +152,7 @@ class Launch:
 
     def _check(self) -> None:
         process = self.config["process"]
-        if process.get("terminal") and not self.console_socket:
+        if process.get("terminal") and not self.console_socket and self.console_fd < 0:
             raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
         if self.console_socket and not process.get("terminal"):
             raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
@@ -196,10 +200,10 @@ class Launch:
             log.write("warning", f"ignoring unknown or unavailable capabilities: {name}")
         self._prepare_filter(init)
         self._prepare_hooks(init)
-        if self.console_socket:
+        if self.console_socket or self.console_fd >= 0:
             from longshore.oci.process import console
 
-            init.console = console.connect(self.console_socket)
+            init.console = console.connect(self.console_socket) if self.console_socket else self.console_fd
             init.set_up_console = console.set_up
         init.entrances = cgroup.entrances()
         init.start_fifo = self._fifo(state.START_FIFO)
@@ -405,3 +409,30 @@ def remove_directory(path: str) -> None:
         os.rmdir(path)
     except FileNotFoundError:
         pass
+
+
+FLAGS = {
+    "bundle b": VALUE,
+    "console-socket": VALUE,
+    "pid-file": VALUE,
+    "no-pivot": BOOL,
+    "no-new-keyring": BOOL,
+    "preserve-fds": VALUE,
+}
+ARGUMENTS = (1, 1)
+
+
+def main(call: Call) -> int:
+    """``runc create [--bundle DIR] [--console-socket PATH] [--pid-file FILE] [--no-pivot] ... ID``"""
+    create(
+        call.root,
+        call.arguments[0],
+        call.value("bundle", "."),
+        console_socket=call.value("console-socket"),
+        pid_file=call.value("pid-file"),
+        no_pivot=call.on("no-pivot"),
+        no_new_keyring=call.on("no-new-keyring"),
+        systemd_cgroup=call.systemd_cgroup,
+        preserve_fds=call.number("preserve-fds"),
+    )
+    return 0

@@ -6,12 +6,14 @@ import os
 import select
 
 from longshore.oci import log, state
+from longshore.oci.cli import BOOL
 from longshore.oci.create import remove_directory
 from longshore.oci.errors import HookFailed, NotFound, RuntimeFailure, explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from longshore.linux.processes import ProcessId
+    from longshore.oci.cli import Call
     from longshore.oci.state import State
 
 _PATIENCE = 10.0
@@ -89,3 +91,13 @@ def _poststop(container: State) -> None:
             hooks.run("poststop", [hook], container.for_hooks(state.STOPPED))
         except HookFailed as error:
             log.write("warning", explain(error))
+
+
+FLAGS = {"force f": BOOL}
+ARGUMENTS = (1, 1)
+
+
+def main(call: Call) -> int:
+    """``runc delete [--force] ID``"""
+    delete(call.root, call.arguments[0], force=call.on("force"))
+    return 0

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from longshore.oci import state
+from longshore.oci.cli import BOOL
 from longshore.oci.errors import NotRunning
+from longshore.oci.signals import parse_signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from longshore.oci.cli import Call
 
 _SIGKILL = 9
 
@@ -29,3 +35,14 @@ def kill(root: str, id: str, signal: int, *, all: bool = False) -> None:
     if signal == _SIGKILL and status == state.PAUSED:
         # v1's freezer holds even killed processes.
         container.cgroup.thaw()
+
+
+FLAGS = {"all a": BOOL}
+ARGUMENTS = (1, 2)
+
+
+def main(call: Call) -> int:
+    """``runc kill [--all] ID [SIGNAL]`` (a number or a name, SIGTERM if none is given)"""
+    word = call.arguments[1] if len(call.arguments) > 1 else "SIGTERM"
+    kill(call.root, call.arguments[0], parse_signal(word), all=call.on("all"))
+    return 0

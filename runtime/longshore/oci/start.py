@@ -9,6 +9,7 @@ from longshore.oci.errors import HookFailed, StartFailed, WrongState, explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from longshore.oci.cli import Call
     from longshore.oci.state import State
 
 _ENXIO = 6
@@ -84,3 +85,13 @@ def _poststart(container: State) -> None:
     except HookFailed as error:
         log.write("warning", explain(error))
         raise
+
+
+FLAGS: dict[str, str] = {}
+ARGUMENTS = (1, 1)
+
+
+def main(call: Call) -> int:
+    """``runc start ID``"""
+    start(call.root, call.arguments[0])
+    return 0

@@ -19,6 +19,7 @@ error.
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 from longshore.linux import files, processes
@@ -29,6 +30,8 @@ from longshore.oci.errors import InvalidId, NotFound, NotRunning, RuntimeFailure
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from longshore.oci.cli import Call
 
 CREATED = "created"
 RUNNING = "running"
@@ -228,3 +231,13 @@ def timestamp(nanoseconds: int) -> str:
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     fraction = f".{rest:09d}".rstrip("0").rstrip(".")
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + fraction + "Z"
+
+
+FLAGS: dict[str, str] = {}
+ARGUMENTS = (1, 1)
+
+
+def main(call: Call) -> int:
+    """``runc state ID``"""
+    sys.stdout.write(codec.dumps(load(call.root, call.arguments[0]).show(), "  "))
+    return 0

@@ -221,12 +221,6 @@ class Cgroup:
             if not alive or signal != 9 or set(self.procs()) <= set(alive):
                 return
 
-    def door(self) -> int:
-        """A writable ``cgroup.procs`` of the v2 hierarchy, for a process that wasn't born there; -1 without v2."""
-        return (
-            os.open(self.paths[""] + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) if "" in self.paths else -1
-        )
-
     def freezer(self) -> str:
         """The directory of the freezer; OSError (ENODEV) if there is none."""
         path = self.paths.get("" if self.version == 2 else "freezer")
@@ -301,6 +295,14 @@ def enter(fds: list[int]) -> None:
     for fd in fds:
         os.write(fd, b"0")
         os.close(fd)
+
+
+def unified_mount(cgroup: Cgroup) -> str:
+    """Where the v2 hierarchy of this cgroup is mounted."""
+    path = cgroup.paths[""]
+    while os.path.exists(f"{os.path.dirname(path)}/cgroup.procs"):
+        path = os.path.dirname(path)
+    return path
 
 
 def enable_controllers(path: str) -> None:

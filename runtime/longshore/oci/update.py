@@ -1,0 +1,106 @@
+"""update: change the limits of a container."""
+
+from __future__ import annotations
+
+from longshore.linux import files
+from longshore.oci import codec, state
+from longshore.oci.cli import VALUE, number
+from longshore.oci.errors import RuntimeFailure, explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from longshore.oci.cli import Call
+
+
+def update(root: str, id: str, resources: dict[str, Any]) -> None:
+    """Set the limits named in ``resources`` (linux.resources; devices are left alone); on failure set the old again."""
+    container = state.load(root, id)
+    container.require("update")
+    cgroup = container.cgroup
+    old = container.config["resources"]
+    try:
+        cgroup.apply(resources, device_rules=False)
+    except (OSError, ValueError) as error:
+        try:
+            cgroup.apply(old, device_rules=False)
+        except (OSError, ValueError):
+            pass  # the first failure is the one to tell
+        raise RuntimeFailure(f"failed to update container: {explain(error)}") from None
+    container.config["resources"] = merged(old, resources)
+    container.save()
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """``old`` with what ``new`` sets, controller by controller."""
+    result = dict(old)
+    for key, value in new.items():
+        if key == "devices" or value is None:
+            continue
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = {**result[key], **{name: each for name, each in value.items() if each is not None}}
+        else:
+            result[key] = value
+    return result
+
+
+_NUMBERS = {
+    "blkio-weight": ("blockIO", "weight"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-burst": ("cpu", "burst"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpu-idle": ("cpu", "idle"),
+    "pids-limit": ("pids", "limit"),
+}
+_WORDS = {"cpuset-cpus": ("cpu", "cpus"), "cpuset-mems": ("cpu", "mems")}
+_BYTES = {
+    "memory": ("memory", "limit"),
+    "memory-reservation": ("memory", "reservation"),
+    "memory-swap": ("memory", "swap"),
+    "kernel-memory": ("memory", "kernel"),
+    "kernel-memory-tcp": ("memory", "kernelTCP"),
+}
+FLAGS = {"resources r": VALUE, **dict.fromkeys([*_NUMBERS, *_WORDS, *_BYTES], VALUE)}
+ARGUMENTS = (1, 1)
+
+
+def main(call: Call) -> int:
+    """``runc update [--resources FILE|-] [--memory BYTES] [--cpu-quota N] [--pids-limit N] ... ID``"""
+    source = call.value("resources")
+    if source:
+        try:
+            data = files.read_fd(0, 16 << 20) if source == "-" else files.read_bounded(source, 16 << 20)
+            resources = codec.loads(data)
+        except ValueError as error:
+            raise RuntimeFailure(str(error)) from None
+    else:
+        resources = _from_flags(call)
+    update(call.root, call.arguments[0], resources)
+    return 0
+
+
+def _from_flags(call: Call) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    for flag, (group, key) in _NUMBERS.items():
+        if call.has(flag):
+            resources.setdefault(group, {})[key] = call.number(flag)
+    for flag, (group, key) in _WORDS.items():
+        if call.has(flag):
+            resources.setdefault(group, {})[key] = call.value(flag)
+    for flag, (group, key) in _BYTES.items():
+        if call.has(flag):
+            resources.setdefault(group, {})[key] = parse_bytes(flag, call.value(flag))
+    return resources
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """``512m``, ``1GiB``, ``-1``: bytes, by powers of 1024."""
+    if text == "-1":
+        return -1
+    word = text.lower().removesuffix("b").removesuffix("i")
+    factor = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50}.get(word[-1:], 0)
+    return number(flag, (word[:-1] if factor else word).strip()) << factor

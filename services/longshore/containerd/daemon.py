@@ -78,6 +78,7 @@ class Daemon:
             log.info("stopping")
             for end in kit.on_stop:
                 end()
+            await status.enter_graceful_shutdown()
             await server.stop(GRACE_SECONDS)
             await rpc.finish_shielded()
             _unlink_socket(self._config.address)
@@ -104,7 +105,10 @@ class Daemon:
         path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         remove_stale_socket(path)
         with umask(0o117):
-            server.add_insecure_port(f"unix:{path}")
+            try:
+                server.add_insecure_port(f"unix:{path}")
+            except RuntimeError as error:
+                raise FailedPrecondition(f"can't listen on {path}: {error}") from None
         os.chown(path, self._config.uid, self._config.gid)
 
 

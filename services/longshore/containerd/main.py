@@ -24,8 +24,8 @@ from longshore.containerd.directories import Directories, claim
 if TYPE_CHECKING:
     from longshore.zygote.client import Zygote
 
-# openat2, pidfds, the new mount API and clone3 are all there.
-MIN_KERNEL: Final = (5, 6)
+# The newest call that nothing works without is mount_setattr.
+MIN_KERNEL: Final = (5, 12)
 MIN_PYTHON: Final = (3, 11)
 
 # A sockaddr_un has 108 bytes, one of them the NUL.
@@ -45,6 +45,7 @@ def main() -> int:
         _require_socket_path(settings.ttrpc_socket)
         directories = Directories(settings.root, settings.state)
         with claim(directories):
+            _set_oom_score(settings.oom_score)
             return _serve(settings, directories)
     except (Error, ValueError, OSError) as error:
         print(f"containerd: {error}", file=sys.stderr)
@@ -60,6 +61,12 @@ def _serve(settings: configuration.Config, directories: Directories) -> int:
 
     gc.freeze()
     return asyncio.run(Daemon(settings, directories, zygote).run())
+
+
+def _set_oom_score(score: int) -> None:
+    """How soon the kernel ends us when memory runs out; children inherit it. 0 leaves it as it is."""
+    if score:
+        Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
 def _spawn_zygote(settings: configuration.Config) -> Zygote | None:

@@ -30,6 +30,7 @@ class Combination(NamedTuple):
     flags: Callable[[Path], tuple[str | Path, ...]]
     scripts: tuple[str, ...] = ()
     programs: tuple[tuple[str, Path], ...] = ()
+    go_runtimes: bool = False
 
 
 OUR_SHIM = LONGSHORE.with_name("containerd-shim-longshore-v1")
@@ -57,11 +58,16 @@ COMBINATIONS = {
     ),
     "all-ours": Combination("longshore", lambda _: ()),
     "all-ours-by-name": Combination("longshore", lambda _: ("--runtime", "io.containerd.longshore.v1")),
-    "gos-shim": Combination("longshore", lambda _: ("--runtime", goparts.path("containerd-shim-runc-v2"))),
-    "gos-runc": Combination("longshore", lambda _: ("--runc-binary", goparts.path("runc"))),
+    "gos-shim": Combination(
+        "longshore", lambda _: ("--runtime", goparts.path("containerd-shim-runc-v2")), go_runtimes=True
+    ),
+    "gos-runc": Combination("longshore", lambda _: ("--runc-binary", goparts.path("runc")), go_runtimes=True),
     # crun 1.8 takes a cgroup layout with a v2 tree beside v1 controllers for neither of the two.
     "crun": Combination(
-        "longshore", lambda _: ("--runc-binary", goparts.path("crun")), ("umount /sys/fs/cgroup/unified",)
+        "longshore",
+        lambda _: ("--runc-binary", goparts.path("crun")),
+        ("umount /sys/fs/cgroup/unified",),
+        go_runtimes=True,
     ),
 }
 
@@ -95,7 +101,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
             )
         else:
             inside = opened.enter_context(PrivateHost(*chosen.scripts))
-            daemon = opened.enter_context(Longshore(inside=inside))
+            daemon = opened.enter_context(Longshore(inside=inside, go_runtimes=chosen.go_runtimes))
         daemon.go_ctr("images", "import", images.busybox_archive(folder))
         yield Stack(daemon, tuple(map(str, chosen.flags(folder))))
 

@@ -28,7 +28,8 @@ class Longshore:
     removes what tasks are left when `clean_up` is true, and fails when
     anything that belongs to it is still there.
 
-    With `inside` it runs in that `PrivateHost`.
+    With `inside` it runs in that `PrivateHost`. `go_runtimes` says that runc or
+    crun work for it: they leave cgroup parents, which are removed; ours must not.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Longshore:
         inside: host.PrivateHost | None = None,
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        go_runtimes: bool = False,
     ) -> None:
         self._config, self._inside, self._arguments = config, inside, list(arguments)
-        self._environment = environment or {}
+        self._environment, self._go_runtimes = environment or {}, go_runtimes
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self.namespace = f"t{uuid.uuid4().hex[:8]}"
@@ -67,7 +69,8 @@ class Longshore:
                 if self._process is not None:
                     self._remove_tasks()
                     self.stop()
-                self.watch.remove_cgroups()
+                if self._go_runtimes:
+                    self.watch.remove_cgroups()
                 self.watch.check()
             except BaseException:
                 self._put_away()

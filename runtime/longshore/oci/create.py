@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
     from longshore.oci.cli import Call
 
+# What exec inherits from the container when its own process object doesn't say.
+EXEC_DEFAULTS = (
+    "apparmorProfile",
+    "capabilities",
+    "noNewPrivileges",
+    "oomScoreAdj",
+    "rlimits",
+    "selinuxLabel",
+)
 _RUNTIME_HOOKS = ("prestart", "createRuntime")
 _CONTAINER_HOOKS = ("createContainer", "startContainer")
 
@@ -333,10 +342,7 @@ class Launch:
                 "hooks": {
                     kind: self.hooks[kind] for kind in ("poststart", "poststop") if self.hooks.get(kind)
                 },
-                "process": {
-                    key: self.config["process"].get(key)
-                    for key in ("capabilities", "noNewPrivileges", "oomScoreAdj", "rlimits")
-                },
+                "process": {key: self.config["process"].get(key) for key in EXEC_DEFAULTS},
                 "resources": self.linux.get("resources") or {},
                 "seccomp": bool(self.linux.get("seccomp")),
             },

@@ -9,9 +9,9 @@ from longshore.linux.cgroup import manager
 from longshore.oci import codec, log, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
-from longshore.oci.create import Undo, set_oom_score, write_pid_file
+from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, write_pid_file
 from longshore.oci.errors import NotRunning, RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, messages, program, spawn
+from longshore.oci.process import keyring, labels, messages, program, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _EPERM = 1
 _EBUSY = 16
-# What an exec inherits from the container when its own process object doesn't say.
-_DEFAULTS = ("capabilities", "noNewPrivileges", "oomScoreAdj", "rlimits")
 
 
 def execute(
@@ -60,7 +58,7 @@ def execute(
 def prepare(container: State, process: dict[str, Any], preserve_fds: int) -> Exec:
     """The checked process, completed with the container's defaults."""
     container.require("exec")
-    for key in _DEFAULTS:
+    for key in EXEC_DEFAULTS:
         if process.get(key) is None:
             process[key] = container.config["process"].get(key)
     configuration.check_process(process)
@@ -169,12 +167,13 @@ class Exec:
     def _live(self) -> None:
         keep = [0, 1, 2, self.channel.fd, self.pidfd, self.root, self.console, *self.entrances]
         processes.close_fds_except(fd for fd in [*keep, *range(3, 3 + self.preserve_fds)] if fd >= 0)
+        label = labels.Label(self.process)
         processes.set_dumpable(False)
         self.channel.receive(messages.GO)
         try:
             manager.enter(self.entrances)
             self._join()
-            ready, caps = self._become()
+            ready, caps = self._become(label)
         except Exception as error:
             self._fail(explain(error))
         self.channel.send(messages.READY)
@@ -205,7 +204,7 @@ class Exec:
         if self.container.record["new_keyring"]:
             keyring.join(f"_ses.{self.container.id}", create=False)
 
-    def _become(self) -> tuple[program.Program, tuple[bytes, bytes, int]]:
+    def _become(self, label: labels.Label) -> tuple[program.Program, tuple[bytes, bytes, int]]:
         identity = self.identity
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.umask(0o022)
@@ -216,6 +215,7 @@ class Exec:
         os.close(root)
         if identity.no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+        label.apply()
         program.apply_rlimits(identity.rlimits)
         program.become(identity, self.process["cwd"])
         path = program.resolve(self.process["args"], environment)

@@ -86,7 +86,7 @@ def _run(verb: str, words: list[str], given: cli.Call) -> int:
         call = cli.Call(root, given.on("systemd-cgroup"), values, arguments)
         if call.on("help"):
             sys.stdout.write(
-                f"usage: runc {verb} [options] ...\noptions: {_flags(module.FLAGS)}\n{module.__doc__}\n"
+                f"usage: runc {verb} [options] ...\noptions: {_flags(module.FLAGS)}\n{module.__doc__ or ''}\n"
             )
             return 0
         cli.expect(call, verb, *module.ARGUMENTS)

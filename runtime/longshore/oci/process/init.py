@@ -21,7 +21,7 @@ import os
 from longshore.linux import libc, mounts, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.oci.errors import RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, messages, network, program, rootfs
+from longshore.oci.process import keyring, labels, messages, network, program, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Init:
         """Never returns: execve or an exception (which `spawn.child` reports)."""
         try:
             processes.close_fds_except(self.keep())
+            self._label = labels.Label(self.process)
             processes.set_dumpable(False)
             self.channel.receive(messages.GO)
             self._own()
@@ -205,6 +206,7 @@ class Init:
         os.close(self.root)
         if identity.no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
+        self._label.apply()
         program.apply_rlimits(identity.rlimits)
         program.become(identity, self.process.get("cwd") or "/")
         path = program.resolve(self.process["args"], environment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from longshore.client.client import AsyncClient
     from longshore.client.tasks import Task
+    from longshore.client.users import User
 
 DEFAULT_RUNTIME = "io.containerd.runc.v2"
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
@@ -71,6 +72,14 @@ class Container:
     async def task(self) -> Task:
         """The task it has. Raises NotFound."""
         return await self._client.tasks.get(self.id)
+
+    async def user(self, user: str) -> dict[str, Any]:
+        """The spec's user object for a name or number, looked up in this container. Raises NotFound."""
+        rootfs = self.spec["root"]["path"]
+        edited: Spec = {"process": {}}
+        specs.with_user(*await _find_user(self._client, self.record, rootfs, user))(edited)
+        found: dict[str, Any] = edited["process"]["user"]
+        return found
 
     async def label(self, labels: Mapping[str, str]) -> None:
         """Set these labels and leave the others; an empty value removes one."""
@@ -122,6 +131,7 @@ class Containers:
         runtime: str = DEFAULT_RUNTIME,
         runtime_options: Message | None = None,
         snapshotter: str = "",
+        platform: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> Container:
         """Record a container on a fresh snapshot of `image`, or on the directory `rootfs`.
@@ -135,9 +145,9 @@ class Containers:
         if runtime_options is not None:
             record.runtime.options.CopyFrom(typeurls.pack(runtime_options))
         namespace = self._client.namespace
-        async with self._client.leased() as client:
+        async with self._client.leased() if image else nullcontext(self._client) as client:
             if image:
-                settings = await _prepare_image(client, record, image, snapshotter)
+                settings = await _prepare_image(client, record, image, snapshotter, platform)
                 options = (specs.with_image_config(settings, args), *options)
                 user = user or (settings.get("config") or {}).get("User") or ""
             elif rootfs:
@@ -196,12 +206,13 @@ class Containers:
 
 
 async def _prepare_image(
-    client: AsyncClient, record: Record, name: str, snapshotter: str
+    client: AsyncClient, record: Record, name: str, snapshotter: str, platform: str
 ) -> Mapping[str, Any]:
     """Make the container's snapshot on the image's layers, label the record, answer the image's configuration."""
     from longshore.client.client import DEFAULT_SNAPSHOTTER
+    from longshore.client.oci import parse_platform
 
-    image = await client.images.get(name)
+    image = await client.images.get(name, platform=parse_platform(platform) if platform else None)
     record.snapshotter = snapshotter or DEFAULT_SNAPSHOTTER
     config = await image.config()
     for key, value in image.labels.items():
@@ -217,16 +228,18 @@ async def _prepare_image(
 
 
 async def _user_option(client: AsyncClient, record: Record, rootfs: str, user: str) -> Option:
+    return specs.with_user(*await _find_user(client, record, rootfs, user))
+
+
+async def _find_user(client: AsyncClient, record: Record, rootfs: str, user: str) -> User:
     from longshore.client import users
 
-    if user.replace(":", "", 1).isdigit() and ":" in user:
-        found = users.resolve(user)
-    elif rootfs:
-        found = users.resolve_in(user, [rootfs])
-    else:
-        mounts = await client.snapshots(record.snapshotter).mounts(record.snapshot_key)
-        found = users.resolve_in(user, users.layers(mounts))
-    return specs.with_user(*found)
+    if ":" in user and user.replace(":", "", 1).isdigit():
+        return users.resolve(user)
+    if not record.snapshot_key:
+        return users.resolve_in(user, [rootfs])
+    mounts = await client.snapshots(record.snapshotter).mounts(record.snapshot_key)
+    return users.resolve_in(user, users.layers(mounts))
 
 
 async def _drop_snapshot(client: AsyncClient, record: Record) -> None:

@@ -76,11 +76,15 @@ class Image:
         chain = oci.chain_ids((await self.config())["rootfs"]["diff_ids"])
         return chain[-1] if chain else ""
 
+    async def blobs(self) -> list[Descriptor]:
+        """The target and everything below it as far as manifests are in the store; each blob once."""
+        found: dict[str, Descriptor] = {}
+        await self._walk(self.target, lambda blob: found.setdefault(blob.digest, blob))
+        return list(found.values())
+
     async def size(self) -> int:
-        """Bytes of the target and of everything below it that is in the store, each blob once."""
-        sizes: dict[str, int] = {}
-        await self._walk(self.target, lambda blob: sizes.__setitem__(blob.digest, blob.size))
-        return sum(sizes.values())
+        """Bytes of all its blobs."""
+        return sum(blob.size for blob in await self.blobs())
 
     async def platforms(self) -> list[str]:
         """The platforms whose configuration is here."""
@@ -101,15 +105,15 @@ class Image:
                 found.append(str(platform))
         return found
 
-    async def _walk(self, blob: Descriptor, visit: Callable[[Descriptor], None]) -> None:
+    async def _walk(self, blob: Descriptor, visit: Callable[[Descriptor], object]) -> None:
         if blob.media_type not in oci.INDEXES | oci.MANIFESTS:
             visit(blob)
             return
+        visit(blob)
         try:
             document = await self.document(blob)
         except NotFound:
             return
-        visit(blob)
         for child in oci.children(document):
             await self._walk(child, visit)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -59,6 +59,9 @@ class Paths:
     stdout: str = ""
     stderr: str = ""
     terminal: bool = False
+
+    def streams(self) -> list[str]:
+        return [path for path in (self.stdin, self.stdout, self.stderr) if path]
 
 
 class Reader:
@@ -172,16 +175,17 @@ class Streams:
             "stderr": wanted.stderr and not wanted.terminal,
         }
         paths: dict[str, str] = {}
+        self.paths = Paths()
         try:
             for stream in (stream for stream, want in wants.items() if want):
                 paths[stream] = os.path.join(self.directory, f"{name}-{stream}")
                 os.mkfifo(paths[stream], 0o700)
+                self.paths = Paths(**paths, terminal=wanted.terminal)
                 mode = os.O_RDWR if stream == "stdin" else os.O_RDONLY
                 self._fds[stream] = os.open(paths[stream], mode | os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
             self.close()
             raise
-        self.paths = Paths(**paths, terminal=wanted.terminal)
 
     def attach(self, close_stdin: Callable[[], Awaitable[None]]) -> None:
         """The shim has its ends open: streams may be used. `close_stdin` tells the shim to close its own."""
@@ -199,8 +203,39 @@ class Streams:
         if "stderr" in self._fds:
             self.stderr = Reader(self._fds.pop("stderr"))
 
+    @classmethod
+    def existing(cls, paths: Paths) -> Streams:
+        """The pipes of a process that somebody else made; `attach` opens them."""
+        streams = cls.__new__(cls)
+        streams.directory = os.path.dirname(paths.stdout or paths.stderr or paths.stdin)
+        streams.paths = paths
+        streams.stdin = streams.stdout = streams.stderr = None
+        streams._fds = {}
+        try:
+            for stream in ("stdin", "stdout", "stderr"):
+                path = getattr(paths, stream)
+                if path and os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+                    mode = os.O_RDWR if stream == "stdin" else os.O_RDONLY
+                    streams._fds[stream] = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
+        except BaseException:
+            streams.release()
+            raise
+        return streams
+
     def close(self) -> None:
         """Close our ends and remove the pipes."""
+        self.release()
+        for path in (self.paths.stdin, self.paths.stdout, self.paths.stderr):
+            if path:
+                with suppress(OSError):
+                    os.unlink(path)
+        with suppress(OSError):  # not empty: then it isn't ours
+            os.rmdir(self.directory)
+        with suppress(OSError):  # the last one out; others may be using it
+            os.rmdir(os.path.dirname(self.directory))
+
+    def release(self) -> None:
+        """Close our ends; whoever knows the paths can attach later."""
         if self.stdin is not None:
             self.stdin.abandon()
         for stream in (self.stdout, self.stderr):
@@ -209,9 +244,6 @@ class Streams:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with suppress(OSError):  # the last one out; others may be using it
-            os.rmdir(os.path.dirname(self.directory))
 
 
 def open_streams(io: IO, directory: str, name: str) -> tuple[Paths, Streams | None]:

@@ -23,7 +23,7 @@ from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksStub
 from longshore.api.types.metrics_pb2 import Metric
 from longshore.api.types.mount_pb2 import Mount
 from longshore.api.types.task import task_pb2 as task
-from longshore.client.io import IO, Null, Reader, Streams, Writer, open_streams
+from longshore.client.io import IO, Null, Paths, Reader, Streams, Writer, open_streams
 from longshore.client.spec import Spec
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Process:
         self.container = container
         self.exec_id = exec_id
         self.pid = 0
+
+    @property
+    def streams(self) -> Streams | None:
+        """All pipes at once; None without any."""
+        return self._streams
 
     @property
     def stdin(self) -> Writer:
@@ -157,6 +162,7 @@ class Process:
             return self._deleted
         with suppress(NotFound, FailedPrecondition):
             await self.kill(SIGKILL, all=not self.exec_id)
+        self._attach()
         async with _drained(self._streams):
             try:
                 state = await self.state()
@@ -168,11 +174,11 @@ class Process:
                 return ExitStatus(UNKNOWN_EXIT)
 
     def detach(self) -> None:
-        """Close our pipes and let it be: the process goes on, unwatched."""
+        """Let it be: the process goes on, unwatched, and its pipes stay for the next who attaches."""
         if self._waiting is not None:
             self._waiting.cancel()
         if self._streams is not None:
-            self._streams.close()
+            self._streams.release()
 
     async def __aenter__(self) -> Self:
         return self
@@ -352,10 +358,19 @@ class Tasks:
         created._attach()
         return created
 
-    async def get(self, container: str) -> Task:
-        """The task that a container has, without its streams. Raises NotFound."""
+    async def get(self, container: str, *, attach: bool = False) -> Task:
+        """The task that a container has, with `attach` also its pipes. Raises NotFound."""
         found = Task(self, container)
-        found.pid = (await found.state()).pid
+        state = await found.state()
+        found.pid = state.pid
+        paths = Paths(state.stdin, state.stdout, state.stderr, state.terminal)
+        if any(path.startswith("/") for path in paths.streams()):
+            if attach:
+                found._streams = Streams.existing(paths)
+                found._attach()
+            elif all(path.startswith(self.client.fifo_dir) for path in paths.streams()):
+                # Pipes like those that we make: whoever deletes the task removes them.
+                found._streams = Streams.existing(paths)
         return found
 
     async def exec_process(self, container: str, exec_id: str) -> Process:

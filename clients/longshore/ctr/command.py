@@ -1,0 +1,181 @@
+"""What every command of ctr shares: the global options, the client, errors with a hint.
+
+A command is an ``async def`` that gets a client first and its parameters by
+name; `command` makes a click command of it. Modules import the SDK's nouns
+inside their functions or through the client, and click at the top: the start
+of ``ctr`` is a feature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+from longshore.api import errors
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# What a user can do about an error, by its class; `{address}` and the rest come from the settings.
+HINTS: dict[type[errors.Error], str] = {
+    errors.Unavailable: (
+        "is containerd running at {address}? Start it (longshore containerd --address {address}) "
+        "or name another socket with --address or CONTAINERD_ADDRESS"
+    ),
+    errors.DeadlineExceeded: "the daemon did not answer in time; --timeout sets how long to wait",
+    errors.Unimplemented: "this daemon does not offer that call; `ctr plugins ls` shows what it has",
+    errors.PermissionDenied: "the socket {address} belongs to root: try sudo",
+}
+
+
+@dataclass
+class Settings:
+    """The global options."""
+
+    address: str
+    namespace: str
+    timeout: float
+    connect_timeout: float
+    debug: bool
+
+
+class Failure(click.ClickException):
+    """An error as ctr shows it: ``ctr: what happened``, and what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"ctr: {self.message}", err=True, file=file)
+        if self.hint:
+            click.echo(f"  hint: {self.hint}", err=True, file=file)
+
+
+def command(
+    *arguments: Callable[[Any], Any], name: str, **attributes: Any
+) -> Callable[[Callable[Concatenate[AsyncClient, P], Awaitable[int | None]]], click.Command]:
+    """Make a click command of an ``async def`` that takes a client. `arguments` are click's decorators."""
+
+    def decorate(function: Callable[Concatenate[AsyncClient, P], Awaitable[int | None]]) -> click.Command:
+        @click.pass_obj
+        def run(settings: Settings, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            status = serve(settings, lambda client: function(client, *args, **kwargs))
+            if status:
+                raise click.exceptions.Exit(status)
+
+        run.__doc__ = function.__doc__
+        wrapped: Any = run
+        for argument in reversed(arguments):
+            wrapped = argument(wrapped)
+        make: Callable[[Any], click.Command] = click.command(name, **attributes)
+        return make(wrapped)
+
+    return decorate
+
+
+def serve(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """Run `work` with a client, and turn what it raises into a `Failure`."""
+    try:
+        return asyncio.run(_with_client(settings, work))
+    except errors.Error as error:
+        if settings.debug:
+            raise
+        raise failure(error, settings) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None
+    except TimeoutError:
+        raise failure(errors.DeadlineExceeded("context deadline exceeded"), settings) from None
+    except OSError as error:
+        if settings.debug:
+            raise
+        raise Failure(str(error)) from None
+
+
+async def _with_client(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    from longshore.client.client import AsyncClient
+
+    async with AsyncClient(settings.address, settings.namespace) as client:
+        if settings.timeout:
+            return await asyncio.wait_for(work(client), settings.timeout)
+        return await work(client)
+
+
+def failure(error: errors.Error, settings: Settings) -> Failure:
+    hint = next((text for kind, text in HINTS.items() if isinstance(error, kind)), "")
+    message = error.message
+    if isinstance(error, errors.Unavailable) and "connect" in message:
+        if not os.path.exists(settings.address):
+            message = f"no socket at {settings.address}"
+        elif not os.access(settings.address, os.W_OK):
+            message, hint = f"permission denied on {settings.address}", HINTS[errors.PermissionDenied]
+        else:
+            message = f"nobody answers at {settings.address}"
+    return Failure(message, hint.format(address=settings.address))
+
+
+class Nouns(click.Group):
+    """A group whose members are found by name in a table and imported when called.
+
+    The table holds ``name: ("module:attribute", help)``; aliases point into it.
+    """
+
+    def __init__(
+        self, *args: Any, members: dict[str, tuple[str, str]], aliases: dict[str, str], **attributes: Any
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._members = members
+        self._aliases = aliases
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._members)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = self._members.get(self._aliases.get(cmd_name, cmd_name))
+        if entry is None:
+            return None
+        module, _, attribute = entry[0].partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in --help, from the table: nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._members.items()])
+
+
+class Verbs(click.Group):
+    """A group of a noun's verbs, with aliases (``ls`` for ``list``)."""
+
+    def __init__(self, *args: Any, aliases: dict[str, str] | None = None, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.aliases = aliases or {}
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
+
+
+LIST = {"ls": "list"}
+REMOVE = {"rm": "delete", "del": "delete", "remove": "delete"}
+
+# A container's own command line follows: its options aren't ours.
+PASS_ON = {"allow_interspersed_args": False}
+
+
+def warn(text: str) -> None:
+    print(f"ctr: {text}", file=sys.stderr)
+
+
+def parse_labels(words: tuple[str, ...]) -> dict[str, str]:
+    """``key=value`` sets; ``key`` alone (or ``key=``) is an empty value, which removes."""
+    return {key: value for key, _, value in (word.partition("=") for word in words)}

@@ -1,0 +1,252 @@
+"""``ctr images``."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from longshore.api.errors import NotFound
+from longshore.ctr import tables
+from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+    from longshore.client.images import Image
+
+snapshotter_option = click.option(
+    "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default="overlayfs", show_default=True
+)
+
+
+@click.group("images", cls=Verbs, aliases={**LIST, **REMOVE})
+def images() -> None:
+    """Manage images."""
+
+
+@command(tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list")
+async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str, ...]) -> None:
+    """List images."""
+    found = await client.images.list(filters)
+    if quiet:
+        for image in found:
+            click.echo(image.name)
+        return
+    rows, objects = [], []
+    for image in found:
+        size, platforms = await measures(image)
+        target = image.target
+        rows.append(
+            (
+                image.name,
+                target.media_type,
+                target.digest,
+                tables.binary_size(size),
+                ",".join(platforms) or "-",
+                tables.labels(image.labels),
+            )
+        )
+        objects.append(
+            {
+                "ref": image.name,
+                "type": target.media_type,
+                "digest": target.digest,
+                "size": size,
+                "platforms": platforms,
+                "labels": image.labels,
+            }
+        )
+    tables.show(("REF", "TYPE", "DIGEST", "SIZE", "PLATFORMS", "LABELS"), rows, form=form, objects=objects)
+
+
+async def measures(image: Image) -> tuple[int, list[str]]:
+    """Size and platforms, as far as the blobs are here."""
+    try:
+        return await image.size(), await image.platforms()
+    except NotFound:
+        return 0, []
+
+
+@command(
+    tables.quiet_option,
+    snapshotter_option,
+    tables.format_option,
+    click.argument("filters", nargs=-1),
+    name="check",
+)
+async def check(
+    client: AsyncClient, quiet: bool, snapshotter: str, form: str, filters: tuple[str, ...]
+) -> None:
+    """See whether images are whole and unpacked."""
+    rows = []
+    for image in await client.images.list(filters):
+        needed = await image.blobs()
+        have = [blob for blob in needed if await present(client, blob.digest)]
+        size, total = sum(b.size for b in have), sum(b.size for b in needed)
+        whole = len(have) == len(needed) and bool(needed)
+        if quiet:
+            if whole:
+                click.echo(image.name)
+            continue
+        status = f"{'complete' if whole else 'incomplete'} ({len(have)}/{len(needed)})"
+        unpacked = str(whole and await image.is_unpacked(snapshotter)).lower()
+        sizes = f"{tables.binary_size(size)}/{tables.binary_size(total)}"
+        rows.append((image.name, image.target.media_type, image.target.digest, status, sizes, unpacked))
+    if not quiet:
+        tables.show(("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED"), rows, form=form)
+
+
+async def present(client: AsyncClient, digest: str) -> bool:
+    try:
+        await client.content.info(digest)
+    except NotFound:
+        return False
+    return True
+
+
+def opened(path: str, mode: str) -> IO[bytes]:
+    if path == "-":
+        return sys.stdin.buffer if mode == "rb" else sys.stdout.buffer
+    try:
+        file: IO[bytes] = open(path, mode)  # noqa: SIM115 (closed by the caller's with)
+    except OSError as error:
+        raise Failure(f"open {path}: {(error.strerror or str(error)).lower()}") from None
+    return file
+
+
+@command(
+    click.option("--base-name", default="", help="Goes before names without one."),
+    click.option("--digests", is_flag=True, help="Also record each image under its digest."),
+    click.option("--index-name", default="", help="Also record the archive's index."),
+    click.option("--all-platforms", is_flag=True, help="Accepted: everything in the archive is stored."),
+    click.option("--platform", default="", help="Unpack for another platform than the host's."),
+    click.option("--no-unpack", is_flag=True, help="Only store."),
+    click.option("--local", is_flag=True, hidden=True),
+    snapshotter_option,
+    click.argument("archive", metavar="FILE|-"),
+    name="import",
+)
+async def import_(
+    client: AsyncClient,
+    base_name: str,
+    digests: bool,
+    index_name: str,
+    all_platforms: bool,
+    platform: str,
+    no_unpack: bool,
+    local: bool,
+    snapshotter: str,
+    archive: str,
+) -> None:
+    """Read images from an OCI or Docker archive, and unpack them."""
+    from longshore.client.oci import parse_platform
+
+    async with client.leased() as leased:
+        with opened(archive, "rb") as file:
+            found = await leased.images.import_archive(
+                file, base_name=base_name, digests=digests, index_name=index_name
+            )
+        if not found:
+            raise Failure("the archive names no image", "give it a name with --base-name or --digests")
+        for image in found:
+            if no_unpack or image.name == index_name:
+                click.echo(f"saved {image.name} ({image.target.digest})")
+                continue
+            if platform:
+                image.platform = parse_platform(platform)
+            click.echo(f"unpacking {image.name} ({image.target.digest})...", nl=False)
+            await image.unpack(snapshotter)
+            click.echo("done")
+
+
+@command(
+    click.option("--platform", default="", hidden=True),
+    click.option("--all-platforms", is_flag=True, hidden=True),
+    click.argument("archive", metavar="FILE|-"),
+    click.argument("names", nargs=-1, required=True),
+    name="export",
+)
+async def export(
+    client: AsyncClient, platform: str, all_platforms: bool, archive: str, names: tuple[str, ...]
+) -> None:
+    """Write images as an archive that is OCI layout and Docker archive in one."""
+    for name in names:
+        await client.images.get(name)  # complain before a file is made
+    with opened(archive, "wb") as file:
+        await client.images.export_archive(names, file)
+
+
+@command(
+    click.option("--force", is_flag=True, help="Replace an existing target."),
+    click.option("--local", is_flag=True, hidden=True),
+    click.argument("source"),
+    click.argument("targets", nargs=-1, required=True),
+    name="tag",
+)
+async def tag(client: AsyncClient, force: bool, local: bool, source: str, targets: tuple[str, ...]) -> None:
+    """Give an image further names."""
+    for target in targets:
+        await client.images.tag(source, target, replace=force)
+        click.echo(target)
+
+
+@command(
+    click.option("--sync", is_flag=True, help="Return after the garbage collection that follows."),
+    click.argument("names", nargs=-1, required=True),
+    name="delete",
+)
+async def delete(client: AsyncClient, sync: bool, names: tuple[str, ...]) -> None:
+    """Remove images by name."""
+    for place, name in enumerate(names):
+        await client.images.delete(name, sync=sync and place == len(names) - 1)
+        click.echo(name)
+
+
+@command(
+    click.option("-r", "--replace-all", is_flag=True, help="Remove the other labels."),
+    click.argument("name"),
+    click.argument("labels", nargs=-1, required=True),
+    name="label",
+)
+async def label(client: AsyncClient, replace_all: bool, name: str, labels: tuple[str, ...]) -> None:
+    """Set labels; an empty value removes one."""
+    wanted = parse_labels(labels)
+    if replace_all:
+        wanted = {**dict.fromkeys((await client.images.get(name)).labels, ""), **wanted}
+    image = await client.images.label(name, wanted)
+    click.echo(tables.labels(image.labels))
+
+
+@command(
+    click.option("--content", "whole", is_flag=True, help="Show manifest and configuration too."),
+    click.argument("name"),
+    name="inspect",
+)
+async def inspect(client: AsyncClient, whole: bool, name: str) -> None:
+    """Show an image's target, and with --content what it says."""
+    image = await client.images.get(name)
+    document: dict[str, object] = {
+        "Name": image.name,
+        "Target": {
+            "mediaType": image.target.media_type,
+            "digest": image.target.digest,
+            "size": image.target.size,
+        },
+        "Labels": image.labels,
+    }
+    if whole:
+        document["Manifest"] = await image.manifest()
+        document["Config"] = await image.config()
+    tables.show_json(document)
+
+
+@command(snapshotter_option, click.argument("name"), name="unpack")
+async def unpack(client: AsyncClient, snapshotter: str, name: str) -> None:
+    """Make an image's layers snapshots, and print the topmost."""
+    click.echo(await (await client.images.get(name)).unpack(snapshotter))
+
+
+for verb in (list_, check, import_, export, tag, delete, label, inspect, unpack):
+    images.add_command(verb)
+images.aliases["i"] = "inspect"

@@ -1,0 +1,27 @@
+"""``ctr version``."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import click
+
+from longshore.ctr.command import command
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+
+
+@command(name="version", help="The versions of client and daemon.")
+async def version(client: AsyncClient) -> None:
+    daemon = await client.version()
+    click.echo("Client:")
+    click.echo(f"  Version:  {metadata.version('longshore')}")
+    click.echo(f"  Python version: {platform.python_version()}\n")
+    click.echo("Server:")
+    click.echo(f"  Version:  {daemon.version}")
+    click.echo(f"  Revision: {daemon.revision}")
+    server = await client.introspection.server()
+    click.echo(f"  UUID: {server.uuid}")

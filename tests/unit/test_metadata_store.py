@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,30 @@ async def test_a_write_is_seen_by_reads_once_it_is_answered(store: Store) -> Non
         lambda connection: connection.execute("SELECT count(*) FROM namespaces").fetchone()
     )
     assert counted == (1,)
+
+
+async def test_a_reader_that_raised_does_not_freeze_the_view_of_later_ones(store: Store) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        rows = connection.execute("SELECT name FROM namespaces")
+        next(rows)
+        raise KeyError(rows)
+
+    for name in ("a", "b"):
+        await store.write(partial(insert, name=name))
+    kept: list[BaseException] = []
+    for _ in range(8):
+        with pytest.raises(KeyError) as caught:
+            await store.read_in_thread(half)
+        kept.append(caught.value)
+    with pytest.raises(KeyError) as caught:
+        store.read(half)
+    kept.append(caught.value)
+    await store.write(lambda transaction: insert(transaction, "c"))
+    assert names(store) == ["a", "b", "c"]
+    for _ in range(8):
+        assert await store.read_in_thread(
+            lambda c: c.execute("SELECT count(*) FROM namespaces").fetchone()
+        ) == (3,)
 
 
 async def test_queued_writes_share_a_transaction_and_see_each_other(store: Store) -> None:

@@ -19,6 +19,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
+from grpc_health.v1.health import aio as health
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from longshore.api import errors
 from longshore.api.services.containers.v1.containers_pb2_grpc import add_ContainersServicer_to_server
@@ -88,6 +92,7 @@ class Kit:
     snapshot_numbers: Numbers | None = None
     differ: DiffService = field(init=False)
     introspection: IntrospectionService = field(init=False)
+    health: health.HealthServicer = field(init=False)
     tasks: TasksService = field(init=False)
 
 
@@ -122,6 +127,19 @@ def _containers(kit: Kit) -> None:
 
 def _events(kit: Kit) -> None:
     add_EventsServicer_to_server(EventsService(kit.exchange), kit.server)  # type: ignore[arg-type]
+
+
+def _healthcheck(kit: Kit) -> None:
+    """SERVING once the daemon listens; `daemon` says so."""
+    kit.health = health.HealthServicer()
+    add_HealthServicer_to_server(kit.health, kit.server)  # type: ignore[arg-type]
+
+
+def _reflection(kit: Kit) -> None:
+    """The last of all, because it tells of the others."""
+    names = (*kit.server.services, reflection.SERVICE_NAME)
+    servicer = reflection.aio.ReflectionServicer(names)
+    add_ServerReflectionServicer_to_server(servicer, kit.server)  # type: ignore[no-untyped-call]
 
 
 def _images(kit: Kit) -> None:
@@ -162,6 +180,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "content", content.build_service, _CONTENT),
     Builtin(_GRPC, "diff", diff.build_service, ("io.containerd.differ.v1",)),
     Builtin(_GRPC, "events", _events, ("io.containerd.event.v1",)),
+    Builtin(_GRPC, "healthcheck", _healthcheck, essential=True),
     Builtin(_GRPC, "images", _images, _METADATA),
     Builtin(_GRPC, "leases", _leases, _METADATA),
     Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
@@ -169,6 +188,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
     Builtin(_GRPC, "version", _version),
+    Builtin(_GRPC, "reflection", _reflection),
 )
 
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health_pb2
 
 from longshore.api.errors import FailedPrecondition
 from longshore.containerd import builtins, rpc
@@ -60,16 +59,11 @@ class Daemon:
             kit = builtins.Kit(self._config, self._directories, registrar, self._zygote, stack)
             await builtins.build(kit)
             server = self._server(registrar)
-            status = _add_health(registrar)
-            reflection.enable_server_reflection(
-                (*registrar.services, reflection.SERVICE_NAME),
-                registrar,  # type: ignore[arg-type]
-            )
             for start in kit.before_serving:
                 await start()
             self._bind(server)
             await server.start()
-            await status.set("", health_pb2.HealthCheckResponse.SERVING)
+            await kit.health.set("", health_pb2.HealthCheckResponse.SERVING)
             gc.freeze()
             log.info("containerd successfully booted", address=self._config.address, version=VERSION)
             notify("READY=1")
@@ -78,9 +72,9 @@ class Daemon:
             log.info("stopping")
             for end in kit.on_stop:
                 end()
-            await status.enter_graceful_shutdown()
+            await kit.health.enter_graceful_shutdown()
             await server.stop(GRACE_SECONDS)
-            await rpc.finish_shielded()
+            await rpc.finish_shielded(GRACE_SECONDS)
             _unlink_socket(self._config.address)
         log.info("stopped")
         return 0
@@ -110,12 +104,6 @@ class Daemon:
             except RuntimeError as error:
                 raise FailedPrecondition(f"can't listen on {path}: {error}") from None
         os.chown(path, self._config.uid, self._config.gid)
-
-
-def _add_health(registrar: rpc.Registrar) -> health.aio.HealthServicer:
-    servicer = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, registrar)  # type: ignore[arg-type]
-    return servicer
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

@@ -41,6 +41,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _INTERNAL_PREFIX = "internal error: "
 
+# Characters of an error's text that are sent; even percent-encoded it must fit into what clients take as headers.
+MAX_MESSAGE = 200_000
+
+# Set on handlers that know what to do with `Garbage`.
+_TAKES_GARBAGE = "takes_garbage"
+
 
 class Call:
     """One call as a service sees it: who calls, in which namespace, under which lease."""
@@ -102,6 +108,7 @@ def unary(
             except Exception as error:
                 return await _abort(context, error, method)
 
+        setattr(handler, _TAKES_GARBAGE, True)
         return handler
 
     return decorate
@@ -118,6 +125,7 @@ def server_stream(
             await _refuse_garbage(context, cast(Garbage, request))
         await _send_all(method(self, request, Call(context)), context, method)
 
+    setattr(handler, _TAKES_GARBAGE, True)
     return cast("Callable[[Self_, Request, Any], AsyncIterator[Response]]", handler)
 
 
@@ -134,6 +142,7 @@ def bidi_stream(
     async def handler(self: Self_, requests: AsyncIterator[Request], context: Context) -> None:
         await _send_all(method(self, _checked(requests), Call(context)), context, method)
 
+    setattr(handler, _TAKES_GARBAGE, True)
     return cast("Callable[[Self_, Any, Any], AsyncIterator[Response]]", handler)
 
 
@@ -177,10 +186,13 @@ def _log_abandoned(task: asyncio.Task[Any]) -> None:
         log.info("call failed after its client had gone", error=str(error))
 
 
-async def finish_shielded() -> None:
-    """Wait until no shielded work is left: before the store closes."""
-    while _unfinished:
-        await asyncio.wait(set(_unfinished))
+async def finish_shielded(timeout: float) -> None:
+    """Wait until no shielded work is left, before the store closes; at most `timeout` seconds."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while _unfinished and (left := deadline - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait(set(_unfinished), timeout=left)
+    if _unfinished:
+        log.error("giving up on unfinished calls", calls=[str(task.get_coro()) for task in _unfinished])
 
 
 # -- errors -------------------------------------------------------------------------------------------------
@@ -198,8 +210,14 @@ async def _abort(context: Context, error: Exception, method: Callable[..., Any])
 def status_of(error: BaseException) -> tuple[int, str]:
     """gRPC code and message of an exception; what isn't ours becomes UNKNOWN "internal error: ..."."""
     if isinstance(error, errors.Error):
-        return error.code, error.message
-    return errors.Error.code, f"{_INTERNAL_PREFIX}{type(error).__name__}: {error}"
+        return error.code, _sendable(error.message)
+    return errors.Error.code, _sendable(f"{_INTERNAL_PREFIX}{type(error).__name__}: {error}")
+
+
+def _sendable(text: str) -> str:
+    """Valid UTF-8 (names of files may not be) of bounded length."""
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return clean if len(clean) <= MAX_MESSAGE else f"{clean[:MAX_MESSAGE]}..."
 
 
 # -- registration -------------------------------------------------------------------------------------------
@@ -253,6 +271,9 @@ class _HandlerFields(Protocol):
 
     request_deserializer: Callable[[bytes], Any] | None
     response_serializer: Callable[[Any], bytes] | None
+    unary_unary: Callable[..., Any] | None
+    unary_stream: Callable[..., Any] | None
+    stream_stream: Callable[..., Any] | None
 
     def _replace(self, **fields: Any) -> grpc.RpcMethodHandler[Any, Any]: ...
 
@@ -274,9 +295,17 @@ class Registrar(grpc.GenericRpcHandler):
         for name, handler in method_handlers.items():
             fields = cast(_HandlerFields, handler)
             assert fields.request_deserializer and fields.response_serializer
-            self._handlers[f"/{service_name}/{name}"] = fields._replace(
-                request_deserializer=_deserializer(fields.request_deserializer),
-                response_serializer=_serializer(fields.response_serializer),
+            ours = any(
+                getattr(behaviour, _TAKES_GARBAGE, False)
+                for behaviour in (fields.unary_unary, fields.unary_stream, fields.stream_stream)
+            )
+            self._handlers[f"/{service_name}/{name}"] = (
+                fields._replace(
+                    request_deserializer=_deserializer(fields.request_deserializer),
+                    response_serializer=_serializer(fields.response_serializer),
+                )
+                if ours
+                else handler
             )
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:

@@ -32,6 +32,7 @@ from longshore.api.services.containers.v1.containers_pb2_grpc import ContainersS
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
 from longshore.containerd.metadata import labels as labelling
+from longshore.containerd.metadata import records
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
 
@@ -57,8 +58,8 @@ class ContainersService(ContainersServicer):
 
     @rpc.unary()
     async def List(self, request: ListContainersRequest, call: rpc.Call) -> ListContainersResponse:
-        records = await self._records(call.namespace, request.filters)
-        return rpc.encoded(ListContainersResponse, b"".join(rpc.field(1, record) for record in records))
+        found = await self._records(call.namespace, request.filters)
+        return rpc.encoded(ListContainersResponse, b"".join(rpc.field(1, record) for record in found))
 
     @rpc.server_stream
     async def ListStream(
@@ -127,13 +128,8 @@ class ContainersService(ContainersServicer):
         return Empty()
 
     async def _records(self, namespace: str, filters: Sequence[str]) -> list[bytes]:
-        keep = None if filtering.matches_all(filters) else filtering.compile(filters)
-        return await self._store.read_in_thread(
-            lambda connection: [
-                record
-                for (record,) in connection.execute(_RECORDS, (namespace,))
-                if keep is None or keep(lookup(Container.FromString(record)))
-            ]
+        return await records.select(
+            self._store, _RECORDS, (namespace,), filters, lambda record: lookup(Container.FromString(record))
         )
 
 

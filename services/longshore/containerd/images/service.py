@@ -26,7 +26,7 @@ from longshore.api.services.images.v1.images_pb2 import (
 from longshore.api.services.images.v1.images_pb2_grpc import ImagesServicer
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
-from longshore.containerd.metadata import digests
+from longshore.containerd.metadata import digests, records
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
@@ -56,16 +56,14 @@ class ImagesService(ImagesServicer):
 
     @rpc.unary()
     async def List(self, request: ListImagesRequest, call: rpc.Call) -> ListImagesResponse:
-        namespace = call.namespace
-        keep = None if filtering.matches_all(request.filters) else filtering.compile(request.filters)
-        records = await self._store.read_in_thread(
-            lambda connection: [
-                rpc.field(1, record)
-                for (record,) in connection.execute(_RECORDS, (namespace,))
-                if keep is None or keep(lookup(Image.FromString(record)))
-            ]
+        found = await records.select(
+            self._store,
+            _RECORDS,
+            (call.namespace,),
+            request.filters,
+            lambda record: lookup(Image.FromString(record)),
         )
-        return rpc.encoded(ListImagesResponse, b"".join(records))
+        return rpc.encoded(ListImagesResponse, b"".join(rpc.field(1, record) for record in found))
 
     @rpc.unary(mutates=True)
     async def Create(self, request: CreateImageRequest, call: rpc.Call) -> CreateImageResponse:

@@ -27,7 +27,7 @@ from longshore.api.services.leases.v1.leases_pb2 import (
 from longshore.api.services.leases.v1.leases_pb2_grpc import LeasesServicer
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
-from longshore.containerd.metadata import digests
+from longshore.containerd.metadata import digests, records
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
@@ -82,16 +82,14 @@ class LeasesService(LeasesServicer):
 
     @rpc.unary()
     async def List(self, request: ListRequest, call: rpc.Call) -> ListResponse:
-        namespace = call.namespace
-        keep = None if filtering.matches_all(request.filters) else filtering.compile(request.filters)
-        records = await self._store.read_in_thread(
-            lambda connection: [
-                rpc.field(1, record)
-                for (record,) in connection.execute(_RECORDS, (namespace,))
-                if keep is None or keep(lookup(Lease.FromString(record)))
-            ]
+        found = await records.select(
+            self._store,
+            _RECORDS,
+            (call.namespace,),
+            request.filters,
+            lambda record: lookup(Lease.FromString(record)),
         )
-        return rpc.encoded(ListResponse, b"".join(records))
+        return rpc.encoded(ListResponse, b"".join(rpc.field(1, record) for record in found))
 
     @rpc.unary(mutates=True)
     async def AddResource(self, request: AddResourceRequest, call: rpc.Call) -> Empty:

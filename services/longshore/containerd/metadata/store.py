@@ -193,7 +193,7 @@ class Store:
         self._wake = threading.Condition()
         self._closing = False
         self._listeners: list[Callable[[list[Event]], None]] = []
-        self._thread_readers: list[sqlite3.Connection] = []
+        self._thread_readers: set[sqlite3.Connection] = set()
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(_READERS, "metadata-read")
         self._writer = threading.Thread(target=self._write_forever, name="metadata-write", daemon=True)
@@ -221,7 +221,11 @@ class Store:
 
     def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a short, indexed query right here on the loop; sees every committed write."""
-        return function(self._reader_connection)
+        try:
+            return function(self._reader_connection)
+        except BaseException:
+            self._reader_connection = self._renewed(self._reader_connection)
+            raise
 
     async def read_in_thread(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a long query in a thread, on one snapshot of the database."""
@@ -241,18 +245,32 @@ class Store:
         for connection in (*self._thread_readers, self._reader_connection, self._writer_connection):
             connection.close()
 
+    def _renewed(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """A connection in place of one whose reader raised.
+
+        The traceback may hold a cursor in the middle of its rows, and with it
+        the database as it was: all later reads would see that.
+        """
+        connection.close()
+        return _connect(self.path, read_only=True)
+
     # -- reader threads --
 
     def _read_here(self, function: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = _connect(self.path, read_only=True)
-            self._thread_readers.append(connection)
+            self._thread_readers.add(connection)
         connection.execute("BEGIN")
         try:
-            return function(connection)
-        finally:
-            connection.execute("ROLLBACK")
+            result = function(connection)
+        except BaseException:
+            self._thread_readers.discard(connection)
+            self._local.connection = self._renewed(connection)
+            self._thread_readers.add(self._local.connection)
+            raise
+        connection.execute("ROLLBACK")
+        return result
 
     # -- the writer thread --
 

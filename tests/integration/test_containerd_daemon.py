@@ -285,6 +285,21 @@ def test_plugins_are_the_builtins() -> None:
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_programs_without_grpc_publish_by_command() -> None:
+    with Longshore() as daemon, channel(daemon) as opened:
+        stream = EventsStub(opened).Subscribe(SubscribeRequest(filters=['topic=="/from/shim"']))
+        stream.initial_metadata()
+        command: list[str | Path] = ["--address", daemon.address, "publish", "--namespace", "test", "--topic"]
+        event = AnyMessage(type_url="t", value=b"v").SerializeToString().decode()
+        assert containerd(*command, "/from/shim", input=event).returncode == 0
+        envelope = next(stream)
+        assert (envelope.namespace, envelope.event.type_url) == ("test", "t")
+        stream.cancel()
+        refused = containerd(*command, "nonsense", input=event)
+        assert (refused.returncode, "must start with '/'" in refused.stderr) == (1, True)
+        assert containerd(*command, "/x", input="\n\x7f").returncode == 1
+
+
 def _wait_until(holds: Any) -> None:
     for _ in range(100):
         if holds():

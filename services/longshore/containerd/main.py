@@ -1,4 +1,4 @@
-"""The containerd daemon: ``longshore containerd [flags]`` and its ``config`` commands.
+"""The containerd daemon: ``longshore containerd [flags]`` with ``config`` and ``publish`` commands.
 
 The order of what happens at start is fixed by what may not go wrong: refuse an
 old kernel or Python; read the settings; claim the directories, so that no
@@ -39,7 +39,9 @@ def main() -> int:
         _require_platform(os.uname().release)
         settings = _settings(arguments)
         if arguments.command == "config":
-            return _print_config(arguments.action, settings)
+            return _print_config(settings)
+        if arguments.command == "publish":
+            return _publish(settings.address, arguments)
         logs.configure(settings.log_level, settings.log_format)
         _require_socket_path(settings.address)
         _require_socket_path(settings.ttrpc_socket)
@@ -99,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     actions.add_parser("default", help="print the defaults")
     actions.add_parser("dump", help="print what file, imports and flags amount to")
     actions.add_parser("migrate", help="print the file in the newest version")
+    publish = commands.add_parser("publish", help="publish the event on stdin")
+    publish.add_argument("--namespace", required=True)
+    publish.add_argument("--topic", required=True)
     return parser
 
 
@@ -123,8 +128,15 @@ def _settings(arguments: argparse.Namespace) -> configuration.Config:
     )
 
 
-def _print_config(action: str, settings: configuration.Config) -> int:
+def _print_config(settings: configuration.Config) -> int:
     print(configuration.dump(settings), end="")
+    return 0
+
+
+def _publish(address: str, arguments: argparse.Namespace) -> int:
+    from longshore.containerd.publish import publish
+
+    publish(address, arguments.namespace, arguments.topic, sys.stdin.buffer.read())
     return 0
 
 

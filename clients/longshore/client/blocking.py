@@ -27,6 +27,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
+C = TypeVar("C", covariant=True)
 F = TypeVar("F")
 
 INTERRUPT_GRACE = 5  # seconds that an interrupted call has for its own clean-up
@@ -105,10 +106,10 @@ async def _leave(manager: AbstractAsyncContextManager[Any], error: BaseException
     return await manager.__aexit__(type(error), error, error.__traceback__)
 
 
-class Face(Generic[U]):
+class Face(Generic[C]):
     """The blocking side of one object of the core."""
 
-    def __init__(self, portal: Portal, inner: U) -> None:
+    def __init__(self, portal: Portal, inner: C) -> None:
         self._portal = portal
         self._inner = inner
 

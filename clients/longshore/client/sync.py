@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from longshore.client import client as core
 from longshore.client import containers, content, diff, events, images, introspection, leases, namespaces
@@ -33,7 +33,12 @@ class Writer(Face[streams.Writer]):
     close = blocking(streams.Writer.close)
 
 
-class Process(Face[task_nouns.Process]):
+P = TypeVar("P", bound=task_nouns.Process, covariant=True)
+
+
+class ProcessFace(Face[P]):
+    """What a process and a task have in common."""
+
     start = blocking(task_nouns.Process.start)
     wait = blocking(task_nouns.Process.wait)
     state = blocking(task_nouns.Process.state)
@@ -79,10 +84,12 @@ class Process(Face[task_nouns.Process]):
         self.destroy()
 
 
-class Task(Process):
-    """A `Process` whose inner object is a task."""
+class Process(ProcessFace[task_nouns.Process]):
+    """An executed process."""
 
-    _inner: task_nouns.Task
+
+class Task(ProcessFace[task_nouns.Task]):
+    """A container's own process, and the container as a whole."""
 
     exec = making(task_nouns.Task.exec, Process)
     pause = blocking(task_nouns.Task.pause)

@@ -111,7 +111,7 @@ def available() -> bool:
 def action(name: str, number: int | None = None) -> int:
     """An action as the kernel returns it; ``number`` is the errno (EPERM if none is given)."""
     if name not in ACTIONS:
-        raise SeccompError(f"seccomp action {name} is not supported")
+        raise SeccompError(f"string {name} is not a valid action for seccomp")
     value = ACTIONS[name]
     if name in _WITH_NUMBER:
         value |= (_EPERM if number is None else number) & 0xFFFF

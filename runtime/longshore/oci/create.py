@@ -16,7 +16,14 @@ from longshore.linux.cgroup.manager import Cgroup
 from longshore.oci import config as configuration
 from longshore.oci import log, state
 from longshore.oci.cli import BOOL, VALUE
-from longshore.oci.errors import AlreadyExists, InvalidConfig, RuntimeFailure, StartFailed, explain
+from longshore.oci.errors import (
+    AlreadyExists,
+    HookFailed,
+    InvalidConfig,
+    RuntimeFailure,
+    StartFailed,
+    explain,
+)
 from longshore.oci.process import filters, idmap, messages, program, rootfs, spawn
 from longshore.oci.process.init import Init
 
@@ -36,6 +43,7 @@ EXEC_DEFAULTS = (
     "rlimits",
     "selinuxLabel",
 )
+_IN_INIT = "unable to start container process: error during container init: "
 _RUNTIME_HOOKS = ("prestart", "createRuntime")
 _CONTAINER_HOOKS = ("createContainer", "startContainer")
 
@@ -231,7 +239,10 @@ class Launch:
             if log.debugging():
                 for step in steps:
                     log.write("debug", f"plan: {step.describe()}")
-            rootfs.open_all(steps)
+            try:
+                rootfs.open_all(steps)
+            except StartFailed as error:
+                raise StartFailed(f"{_IN_INIT}{error}") from None
         init.root = rootfs.open_root(rootfs_path, init.propagation)
 
     def _prepare_filter(self, init: Init) -> None:
@@ -353,7 +364,7 @@ class Launch:
         # From here on another process can find, kill and delete what we make, should we die.
         container.save()
         try:
-            self._enrol(init)
+            self._enrol(init, cgroup)
             channel.send(messages.GO)
             expected = (messages.HOOKS, messages.READY) if init.runtime_hooks else (messages.READY,)
             name, _ = channel.receive(*expected)
@@ -367,11 +378,13 @@ class Launch:
                 reason = "container init was OOM-killed (memory limit too low?)"
             raise StartFailed(f"unable to start container process: {reason}") from None
 
-    def _enrol(self, init: Init) -> None:
+    def _enrol(self, init: Init, cgroup: Cgroup) -> None:
         """What only the host's root may write about init."""
         adjustment = self.config["process"].get("oomScoreAdj")
         if adjustment is not None:
             set_oom_score(self.pid, adjustment)
+        if "user" in init.namespaces.joined and "" in cgroup.paths:
+            files.write_file(f"{cgroup.paths['']}/cgroup.procs", str(self.pid))
         if "user" in init.namespaces.new:
             program.raise_hard_limits(init.identity.rlimits, self.pid)
             files.write_file(f"/proc/{self.pid}/uid_map", configuration.id_map(self.linux.get("uidMappings")))
@@ -381,7 +394,10 @@ class Launch:
         from longshore.oci.process import hooks
 
         for kind in _RUNTIME_HOOKS:
-            hooks.run(kind, self.hooks.get(kind) or (), self._hook_state("creating", self.pid))
+            try:
+                hooks.run(kind, self.hooks.get(kind) or (), self._hook_state("creating", self.pid))
+            except HookFailed as error:
+                raise HookFailed(f"{_IN_INIT}{error}") from None
 
 
 def set_oom_score(pid: int, adjustment: int) -> None:

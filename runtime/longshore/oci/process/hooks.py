@@ -46,6 +46,8 @@ def _run_one(hook: dict[str, Any], state: bytes) -> None:
         except OSError as error:
             raise HookFailed(f"fork/exec {path}: {(error.strerror or '').lower()}") from None
         failure = _wait(pid, hook.get("timeout"))
+        if failure and "timeout" in failure:
+            raise HookFailed(failure)
         if failure:
             shown = [files.read_bounded_at(fd, _SHOWN).decode(errors="replace") for fd in (stdout, stderr)]
             raise HookFailed(f"{failure}, stdout: {shown[0]}, stderr: {shown[1]}")

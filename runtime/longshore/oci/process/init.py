@@ -100,8 +100,8 @@ class Init:
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
             processes.set_dumpable(False)
-        if "cgroup" in self.namespaces.new:
-            namespaces.unshare(namespaces.CLONE_NEWCGROUP)
+        if self.namespaces.late_flags:
+            namespaces.unshare(self.namespaces.late_flags)
         os.setsid()
         program.reset_signals()
         for number in (1, 2, 3, 15):
@@ -145,7 +145,10 @@ class Init:
         private = "mount" in self.namespaces
         os.umask(0o022)
         cwd = self.process.get("cwd") or "/"
-        os.makedirs(cwd, 0o755, exist_ok=True)
+        try:
+            os.makedirs(cwd, 0o755, exist_ok=True)
+        except FileExistsError:
+            raise StartFailed(f"mkdir {cwd}: not a directory") from None
         if self.console >= 0 and self.set_up_console is not None:
             size = self.process.get("consoleSize")
             identity = self.identity

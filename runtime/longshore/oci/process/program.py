@@ -72,7 +72,7 @@ def rlimits(configured: Sequence[dict[str, Any]]) -> list[tuple[int, int, int]]:
     for limit in configured:
         number = RLIMITS.get(limit.get("type") or "")
         if number is None:
-            raise InvalidConfig(f"invalid rlimit type {limit.get('type')}")
+            raise InvalidConfig(f"wrong rlimit value: {limit.get('type')}")
         if number in seen:
             raise InvalidConfig(f"duplicated rlimit {limit['type']}")
         seen[number] = (number, limit.get("soft") or 0, limit.get("hard") or 0)

@@ -99,6 +99,11 @@ class BindMount(Step):
         recursive = bool(self.options.flags & mounts.MS_REC)
         try:
             fd = mounts.open_tree(self.source, recursive=recursive)
+        except FileNotFoundError:
+            reason = f"stat {self.source}: no such file or directory"
+            raise StartFailed(
+                f'error mounting "{self.source}" to rootfs at "{self.destination}": {reason}'
+            ) from None
         except OSError as error:
             raise _mount_error(self.source, self.destination, error) from None
         self.fds = (fd,)
@@ -128,9 +133,10 @@ class BindMount(Step):
             )
 
     def run(self, root: int) -> None:
+        check_inside(self.source, self.destination)
         target = place(root, self.destination, directory=self.directory)
         try:
-            check_proc(target, self.destination, of_proc=self.of_proc)
+            check_proc(target, self.source, self.destination, of_proc=self.of_proc)
             mounts.move_mount(self.fds[0], target_fd=target)
         finally:
             os.close(target)
@@ -151,9 +157,10 @@ class FilesystemMount(Step):
         return f"mount {self.fstype} at {self.destination} flags={options.flags:#x} data={options.data}"
 
     def run(self, root: int) -> None:
+        check_inside(self.source, self.destination)
         target = place(root, self.destination, directory=True, plain=self.fstype in ("proc", "sysfs"))
         try:
-            check_proc(target, self.destination, of_proc=self.fstype == "proc")
+            check_proc(target, self.source, self.destination, of_proc=self.fstype == "proc")
             settings = self._settings(target)
             try:
                 fd = self._create(settings)
@@ -161,8 +168,12 @@ class FilesystemMount(Step):
                 raise _mount_error(self.source or self.fstype, self.destination, error) from None
             if self.options.copy_up:
                 copy_tree(target, fd)
-                if self.options.flags & mounts.MS_RDONLY:
-                    mounts.mount_setattr(fd, set=mounts.MOUNT_ATTR_RDONLY)
+            if (
+                self.fstype == "tmpfs"
+                and self.options.flags & mounts.MS_RDONLY
+                and self.destination != "/dev"
+            ):
+                mounts.mount_setattr(fd, set=mounts.MOUNT_ATTR_RDONLY)
             mounts.move_mount(fd, target_fd=target)
         finally:
             os.close(target)
@@ -177,14 +188,11 @@ class FilesystemMount(Step):
 
     def _create(self, settings: list[tuple[str, str | None]]) -> int:
         flags = self.options.flags
-        if self._late_readonly():
+        if self.fstype == "tmpfs":
+            # Nodes are made in /dev, and a copy put into others, before they may become read-only.
             flags &= ~mounts.MS_RDONLY
         settings += [(name, None) for flag, name in _SUPERBLOCK if flags & flag]
         return mounts.detached(self.fstype, settings, mounts.attributes_of(flags))
-
-    def _late_readonly(self) -> bool:
-        # Nodes are made in /dev, and a tmpfs is filled, before they may become read-only.
-        return self.options.copy_up or self.destination == "/dev"
 
     def _settings(self, target: int) -> list[tuple[str, str | None]]:
         settings = mounts.split_data(self.options.data)
@@ -241,7 +249,8 @@ class CgroupMount(Step):
             point = os.path.basename(self.layout.mounts[name])
             if point not in done:
                 data = name.split(",") if name != "name=systemd" else ["none", "name=systemd", "xattr"]
-                fd = self.fds[index] if self.fds else self._create("cgroup", data)
+                source = "systemd" if name == "name=systemd" else "cgroup"
+                fd = self.fds[index] if self.fds else self._create("cgroup", data, source)
                 self._attach(root, f"{self.destination}/{point}", fd)
             done[point] = name
             if point != name and not name.startswith("name="):
@@ -253,8 +262,8 @@ class CgroupMount(Step):
             mounts.mount_setattr(top, set=mounts.MOUNT_ATTR_RDONLY)
         os.close(top)
 
-    def _create(self, fstype: str, words: list[str]) -> int:
-        settings: list[tuple[str, str | None]] = [("source", "cgroup")]
+    def _create(self, fstype: str, words: list[str], source: str = "cgroup") -> int:
+        settings: list[tuple[str, str | None]] = [("source", source)]
         for word in words:
             key, equals, value = word.partition("=")
             settings.append((key, value if equals else None))
@@ -379,18 +388,29 @@ def _place_file(root: int, destination: str) -> int:
     return files.open_in_root(root, destination, os.O_PATH)
 
 
-def check_proc(target: int, destination: str, *, of_proc: bool) -> None:
+def check_inside(source: str, destination: str) -> None:
+    """Refuse what is inside /proc by its name already."""
+    if destination.startswith("/proc/") and destination not in _PROC_ALLOWED:
+        raise _refused(source, destination, "it is inside /proc")
+
+
+def _refused(source: str, destination: str, why: str) -> StartFailed:
+    problem = f'"{destination}" cannot be mounted because {why}'
+    return StartFailed(f'error mounting "{source}" to rootfs at "{destination}": {problem}')
+
+
+def check_proc(target: int, source: str, destination: str, *, of_proc: bool) -> None:
     """Refuse to mount something else over /proc, or anything inside it: what the runtime writes there must arrive.
 
     By descriptor, so that a link in the image which leads into /proc is seen.
     """
     if destination == "/proc" and not of_proc:
-        raise StartFailed(f'"{destination}" cannot be mounted because it is not of type proc')
+        raise _refused(source, destination, "it is not of type proc")
     if files.filesystem_type(target) != PROC_MAGIC or destination in _PROC_ALLOWED:
         return
     if os.fstat(target).st_ino == 1 and of_proc:
         return
-    raise StartFailed(f'"{destination}" cannot be mounted because it is inside /proc')
+    raise _refused(source, destination, "it is inside /proc")
 
 
 def copy_tree(source: int, target: int) -> None:

@@ -61,8 +61,21 @@ class Namespaces:
 
     @property
     def clone_flags(self) -> int:
-        """Flags of what clone3 makes. Not cgroup (made after joining the cgroup), not time (offsets first)."""
-        return sum(namespaces.TYPES[name][1] for name in self.new if name not in ("cgroup", "time"))
+        """Flags of what clone3 makes.
+
+        Not time (its offsets come first), and with a user namespace only that and
+        pid: the others belong to the container's root user, who must exist first.
+        """
+        names = {"user", "pid"} if "user" in self.new else set(namespaces.TYPES) - {"cgroup", "time"}
+        return self._flags(names)
+
+    @property
+    def late_flags(self) -> int:
+        """Flags of what the process unshares itself; cgroup only when it has joined its cgroup."""
+        return self._flags(set(namespaces.TYPES) - {"time"}) & ~self.clone_flags
+
+    def _flags(self, names: set[str]) -> int:
+        return sum(namespaces.TYPES[name][1] for name in self.new & names)
 
     @property
     def plain(self) -> bool:
@@ -176,7 +189,9 @@ def _between(
         namespaces.unshare(namespaces.CLONE_NEWTIME)
         if offsets:
             files.write_file("/proc/self/timens_offsets", offsets)
-    pid, _ = namespaces.clone(wanted.clone_flags | namespaces.CLONE_PARENT, exit_signal=0, cgroup=cgroup)
+    # A user of the joined user namespace has no right to be born into the host's cgroup: see Launch._enrol.
+    born_in = -1 if "user" in wanted.joined else cgroup
+    pid, _ = namespaces.clone(wanted.clone_flags | namespaces.CLONE_PARENT, exit_signal=0, cgroup=born_in)
     if pid == 0:
         child(main, channel)
     report.send("pid", str(pid))

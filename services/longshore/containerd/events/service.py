@@ -67,17 +67,20 @@ class EventsService(EventsServicer):
             await call.context.send_initial_metadata(((SEQUENCE, str(subscription.head)),))
             async with aclosing(subscription.events()) as events:
                 async for event in events:
-                    yield envelope_of(event)
+                    yield rpc.encoded(Envelope, encoded(event))
 
 
-def envelope_of(event: Event) -> Envelope:
-    """The event as clients get it."""
-    return Envelope(
-        timestamp=timestamp(event.time_ns),
-        namespace=event.namespace,
-        topic=event.topic,
-        event=event.event,
-    )
+def encoded(event: Event) -> bytes:
+    """The event's envelope as clients get it; the same bytes for every subscriber."""
+    if not event.wire:
+        envelope = Envelope(
+            timestamp=timestamp(event.time_ns),
+            namespace=event.namespace,
+            topic=event.topic,
+            event=event.event,
+        )
+        event.wire = envelope.SerializeToString()
+    return event.wire
 
 
 def _number(call: rpc.Call, header: str) -> int | None:

@@ -29,7 +29,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -62,7 +62,7 @@ _READERS: Final = 4
 _ENDINGS: Final = {kind.DESCRIPTOR.full_name: kind for kind in (TaskExit, TaskDelete)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """A row of the journal: what a subscriber gets, and its place in the order."""
 
@@ -71,6 +71,7 @@ class Event:
     namespace: str
     topic: str
     event: AnyMessage
+    wire: bytes = field(default=b"", compare=False, repr=False)  # the envelope, once somebody wanted it
 
 
 class Transaction:

@@ -97,16 +97,6 @@ async def test_a_slow_subscriber_is_served_from_the_database(exchange: Exchange)
     assert await take(subscription, 10) == wanted
 
 
-async def test_reports_of_shims_are_journalled_once(exchange: Exchange) -> None:
-    event = pack(TaskExit(container_id="c", id="c", exit_status=3))
-    first = await exchange.ingest("ns", "/tasks/exit", event, 7, source=("shim", 1))
-    again = await exchange.ingest("ns", "/tasks/exit", event, 7, source=("shim", 1))
-    assert (first, again) == (True, False)
-    (exit_event,) = exchange.exits_of("ns", "c")
-    assert (exit_event.time_ns, TaskExit.FromString(exit_event.event.value).exit_status) == (7, 3)
-    assert exchange.exits_of("other", "c") == []
-
-
 async def test_the_journal_is_bounded_but_keeps_its_counter(
     exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:

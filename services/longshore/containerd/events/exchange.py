@@ -39,7 +39,7 @@ TASKS: Final = "/tasks/"
 
 
 class Exchange:
-    """Publish, ingest and subscribe; one per daemon. `left_open` of the file says who may resume."""
+    """Publish and subscribe; one per daemon. `left_open` of the file says who may resume."""
 
     def __init__(self, store: Store, file: SubscriptionFile) -> None:
         self._store = store
@@ -66,25 +66,6 @@ class Exchange:
         await self._store.write(
             lambda transaction: transaction.publish(namespace, topic, event, time_ns=timestamp_ns)
         )
-
-    async def ingest(
-        self, namespace: str, topic: str, event: Message, timestamp_ns: int, *, source: tuple[str, int]
-    ) -> bool:
-        """The same for an event reported by a shim; `source` is (instance, sequence).
-
-        False if that very event was journalled before: nothing happens then.
-        """
-        validate(namespace, topic)
-        return await self._store.write(
-            lambda transaction: transaction.publish(
-                namespace, topic, event, time_ns=timestamp_ns, source=source
-            ),
-            urgent=True,
-        )
-
-    def exits_of(self, namespace: str, container: str) -> list[Event]:
-        """The /tasks/exit events that the journal has of a container and its execs, oldest first."""
-        return self._store.read(lambda connection: journal.exits(connection, namespace, container))
 
     # -- out --
 

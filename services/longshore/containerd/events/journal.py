@@ -43,16 +43,6 @@ def before_time(connection: sqlite3.Connection, time_ns: int) -> int:
     return head(connection) if sequence is None else sequence - 1
 
 
-def exits(connection: sqlite3.Connection, namespace: str, container: str) -> list[Event]:
-    """The /tasks/exit events of a container and its execs, oldest first."""
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM events WHERE namespace = ? AND container = ? AND topic = '/tasks/exit'"
-        " ORDER BY sequence",
-        (namespace, container),
-    )
-    return [_event(row) for row in rows]
-
-
 def prune(transaction: Transaction) -> int:
     """Drop what is too old or too much, but never the newest row; the number of rows dropped."""
     row = transaction.one("SELECT max(sequence) FROM events")

@@ -23,6 +23,8 @@ Conventions
 - Labels are a JSON object in one column ("{}" when none); what is filtered by
   label is filtered in Python, with the one grammar of `filters`.
 - A record that a client gets back unchanged is stored as the message's bytes.
+- `container` and `process` of an event are set for exits and deletions of tasks,
+  which are looked up again; a container may have a hundred thousand execs.
 - Event times are the sender's; `instance` and `instance_sequence` name an event
   that a shim reported on the exit stream, so that a repeated report is dropped.
 
@@ -132,10 +134,11 @@ CREATE TABLE events (
     type_url TEXT NOT NULL,
     value BLOB NOT NULL,
     container TEXT,
+    process TEXT,
     instance TEXT,
     instance_sequence INTEGER
 );
-CREATE INDEX events_by_container ON events (namespace, container) WHERE container IS NOT NULL;
+CREATE INDEX events_by_process ON events (namespace, container, process) WHERE container IS NOT NULL;
 CREATE UNIQUE INDEX events_by_source ON events (instance, instance_sequence) WHERE instance IS NOT NULL;
 CREATE INDEX events_by_time ON events (journalled);
 """

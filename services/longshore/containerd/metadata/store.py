@@ -59,7 +59,9 @@ _CHECKPOINT_PAGES: Final = 256  # of 4 KiB
 _RESERVE_PAUSE: Final = 5.0  # seconds
 
 _READERS: Final = 4
-_ENDINGS: Final = {kind.DESCRIPTOR.full_name: kind for kind in (TaskExit, TaskDelete)}
+_ENDINGS: Final[dict[str, type[TaskExit | TaskDelete]]] = {
+    kind.DESCRIPTOR.full_name: kind for kind in (TaskExit, TaskDelete)
+}
 
 
 @dataclass(slots=True)
@@ -145,10 +147,10 @@ class Transaction:
         stamp = now if time_ns is None else time_ns
         instance, number = source or (None, None)
         sequence = self._connection.execute(
-            "INSERT INTO events (journalled, time, namespace, topic, type_url, value, container, instance,"
-            " instance_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO events (journalled, time, namespace, topic, type_url, value, container, process,"
+            " instance, instance_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (instance, instance_sequence) WHERE instance IS NOT NULL DO NOTHING RETURNING sequence",
-            (now, stamp, namespace, topic, packed.type_url, packed.value, _ended(packed), instance, number),
+            (now, stamp, namespace, topic, packed.type_url, packed.value, *_ended(packed), instance, number),
         ).fetchone()
         if sequence is None:
             return False
@@ -156,15 +158,16 @@ class Transaction:
         return True
 
 
-def _ended(event: AnyMessage) -> str | None:
-    """The container of a /tasks/exit or /tasks/delete event: the kinds that recovery looks up again."""
+def _ended(event: AnyMessage) -> tuple[str | None, str | None]:
+    """Container and process of a /tasks/exit or /tasks/delete event: the kinds that recovery looks up again."""
     kind = _ENDINGS.get(type_name(event))
     if kind is None:
-        return None
+        return None, None
     try:
-        return kind.FromString(event.value).container_id
+        ended = kind.FromString(event.value)
     except Exception:  # a malformed event is journalled all the same
-        return None
+        return None, None
+    return ended.container_id, ended.id
 
 
 @dataclass(slots=True)

@@ -185,14 +185,17 @@ def _is_known(transaction: Transaction, envelope: Envelope) -> bool:
         return False
     return any(
         (known.id, known.pid, known.exited_at) == (event.id, event.pid, event.exited_at)
-        for known in _exits(transaction, envelope.namespace, event.container_id, 0)
+        for known in _exits(transaction, envelope.namespace, event.container_id, 0, event.id)
     )
 
 
-def _exits(transaction: Transaction, namespace: str, container: str, since_ns: int) -> list[TaskExit]:
+def _exits(
+    transaction: Transaction, namespace: str, container: str, since_ns: int, process: str | None = None
+) -> list[TaskExit]:
     rows = transaction.query(
-        "SELECT value FROM events WHERE namespace = ? AND container = ? AND topic = ? AND journalled >= ?",
-        (namespace, container, EXIT_TOPIC, since_ns),
+        "SELECT value FROM events WHERE namespace = ? AND container = ? AND topic = ? AND journalled >= ?"
+        + ("" if process is None else " AND process = ?"),
+        (namespace, container, EXIT_TOPIC, since_ns, *(() if process is None else (process,))),
     )
     return [TaskExit.FromString(value) for (value,) in rows]
 

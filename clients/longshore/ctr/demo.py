@@ -130,10 +130,10 @@ def _await_ready(process: subprocess.Popen[bytes], ready: socket.socket, log: st
 
     pidfd = os.pidfd_open(process.pid)
     try:
-        readable, _, _ = select.select([ready, pidfd], [], [], START_TIMEOUT)
+        readable, _, _ = select.select([ready.fileno(), pidfd], [], [], START_TIMEOUT)
     finally:
         os.close(pidfd)
-    if ready not in readable:
+    if ready.fileno() not in readable:
         why = "ended" if readable else f"was not ready after {START_TIMEOUT} s"
         with open(log, errors="replace") as file:
             tail = "".join(file.readlines()[-15:])

@@ -176,6 +176,8 @@ def host_namespaces(config: Config, folder: Path) -> None:
 
 def more_mounts(config: Config, folder: Path) -> None:
     (folder / "source").mkdir()
+    for name in ("tmpfs", "copied"):  # made by the first run otherwise, and a tmpfs takes a directory's mode
+        (folder / "rootfs" / name).mkdir()
     (folder / "source" / "file").write_text("x")
     config["mounts"] += [
         {

@@ -240,10 +240,11 @@ class Launch:
                 for step in steps:
                     log.write("debug", f"plan: {step.describe()}")
             try:
-                rootfs.open_all(steps)
+                rootfs.open_early(steps, all="user" in namespaces)
             except StartFailed as error:
                 raise StartFailed(f"{_IN_INIT}{error}") from None
-        init.root = rootfs.open_root(rootfs_path, init.propagation)
+            if "user" in namespaces:
+                init.root = rootfs.open_root(rootfs_path, init.propagation)
 
     def _prepare_filter(self, init: Init) -> None:
         profile = self.linux.get("seccomp")

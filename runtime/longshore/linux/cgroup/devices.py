@@ -26,29 +26,46 @@ DEFAULT_RULES: tuple[dict[str, Any], ...] = (
 
 
 def rules(resources: dict[str, Any]) -> list[dict[str, Any]]:
-    """The configuration's rules in their order, then the defaults: a later rule overrides."""
-    return [*(resources.get("devices") or ()), *DEFAULT_RULES]
+    """The configuration's rules and the defaults as their outcome: a rule for everything, then its exceptions.
+
+    A later rule overrides an earlier one, and one for all devices all earlier
+    ones; without any, everything is refused. Exceptions are sorted, as runc has them.
+    """
+    default = False
+    exceptions: dict[tuple[str, int, int], set[str]] = {}
+    for rule in [*(resources.get("devices") or ()), *DEFAULT_RULES]:
+        allow, access = bool(rule.get("allow")), set(rule.get("access") or "rwm")
+        if _is_all(rule):
+            default = allow
+            exceptions.clear()
+            continue
+        key = (rule.get("type") or "a", _number(rule, "major"), _number(rule, "minor"))
+        kept = exceptions.setdefault(key, set())
+        if allow == default:
+            kept -= access
+        else:
+            kept |= access
+    outcome: list[dict[str, Any]] = [{"allow": default, "access": "rwm"}]
+    for (kind, major, minor), access in sorted(exceptions.items(), key=lambda item: item[0]):
+        word = "".join(letter for letter in "rwm" if letter in access)
+        if word:
+            outcome.append(
+                {"allow": not default, "type": kind, "major": major, "minor": minor, "access": word}
+            )
+    return outcome
 
 
 def v1(wanted: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The rules as writes. A rule for all devices resets what came before, so start at the last such rule."""
-    start = max((i for i, rule in enumerate(wanted) if _is_all(rule)), default=-1)
-    rest = wanted[start + 1 :]
-    writes = []
-    if start >= 0:
-        writes.append((_file(wanted[start]), "a"))
-        if wanted[start].get("allow") and all(rule.get("allow") for rule in rest):
-            return writes
-    return writes + [(_file(rule), line(rule)) for rule in rest]
-
-
-def _file(rule: dict[str, Any]) -> str:
-    return "devices.allow" if rule.get("allow") else "devices.deny"
+    """`rules` as writes."""
+    return [
+        ("devices.allow" if rule["allow"] else "devices.deny", "a" if _is_all(rule) else line(rule))
+        for rule in wanted
+    ]
 
 
 def _is_all(rule: dict[str, Any]) -> bool:
     everything = rule.get("type") in (None, "", "a") and set(rule.get("access") or "rwm") == set("rwm")
-    return everything and all(_word(rule, key) == "*" for key in ("major", "minor"))
+    return everything and all(_number(rule, key) < 0 for key in ("major", "minor"))
 
 
 def line(rule: dict[str, Any]) -> str:
@@ -57,8 +74,13 @@ def line(rule: dict[str, Any]) -> str:
 
 
 def _word(rule: dict[str, Any], key: str) -> str:
+    number = _number(rule, key)
+    return "*" if number < 0 else str(number)
+
+
+def _number(rule: dict[str, Any], key: str) -> int:
     value = rule.get(key)
-    return "*" if value is None or value < 0 else str(value)
+    return -1 if value is None or value < 0 else int(value)
 
 
 # eBPF: a program over struct bpf_cgroup_dev_ctx {u32 access_type; u32 major; u32 minor}, where

@@ -119,9 +119,10 @@ class Init:
         if "mount" not in self.namespaces:
             if self.runtime_hooks:
                 self._ask_for_hooks()
+            self.root = os.open(self.rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             rootfs.change_root(self.root)
             return
-        rootfs.attach_root(self.root, self.rootfs, self.propagation)
+        self.root = rootfs.attach_root(self.root, self.rootfs, self.propagation)
         for step in self.steps:
             step.run(self.root)
         if self.runtime_hooks:

@@ -1,10 +1,12 @@
 """The container's file system, as a plan: small steps which the runtime opens and the container's process runs.
 
-`open` happens in the runtime, with the host's eyes: what a step binds from the
-host becomes a detached copy of the mount with all its attributes set. `run`
-happens in the container's mount namespace and touches nothing by path but
-through a descriptor of the new root, with RESOLVE_IN_ROOT: a link in the image
-leads nowhere else. `describe` is what ``--debug`` prints.
+`open` sees the host: what a step binds from there becomes a detached copy of
+the mount with all its attributes set. The container's process does that just
+before `run` (so that mountinfo lists mounts in the order of the plan); but where
+a user namespace takes its eyes, the runtime does it before the fork. `run`
+touches nothing by path but through a descriptor of the new root, with
+RESOLVE_IN_ROOT: a link in the image leads nowhere else. `describe` is what
+``--debug`` prints.
 """
 
 from __future__ import annotations
@@ -62,12 +64,30 @@ class Step:
         """One line for ``--debug``."""
         raise NotImplementedError
 
+    # Whether only the runtime can open it.
+    early = False
+
     def open(self) -> None:
-        """Runtime side: open what comes from the host; the descriptors go into ``fds``."""
+        """Open what comes from the host; the descriptors go into ``fds``."""
 
     def run(self, root: int) -> None:
         """Container side; ``root`` is a descriptor of the new root."""
         raise NotImplementedError
+
+    def open_here(self) -> None:
+        """Container side: open it now, for the order's sake; if we may not, what the runtime opened will do."""
+        if self.early:
+            return
+        opened, self.fds = self.fds, ()
+        try:
+            self.open()
+        except (OSError, StartFailed):
+            if not opened:
+                raise
+            self.fds = opened
+            return
+        for fd in opened:
+            os.close(fd)
 
 
 def attributes(options: mounts.Options) -> tuple[int, int]:
@@ -91,6 +111,7 @@ class BindMount(Step):
         self.options = options
         self.slave = slave
         self.userns = userns
+        self.early = userns >= 0
 
     def describe(self) -> str:
         return f"bind {self.source} to {self.destination} flags={self.options.flags:#x}"
@@ -134,6 +155,7 @@ class BindMount(Step):
 
     def run(self, root: int) -> None:
         check_inside(self.source, self.destination)
+        self.open_here()
         target = place(root, self.destination, directory=self.directory)
         try:
             check_proc(target, self.source, self.destination, of_proc=self.of_proc)
@@ -158,10 +180,11 @@ class FilesystemMount(Step):
 
     def run(self, root: int) -> None:
         check_inside(self.source, self.destination)
+        existed = _exists(root, self.destination)
         target = place(root, self.destination, directory=True, plain=self.fstype in ("proc", "sysfs"))
         try:
             check_proc(target, self.source, self.destination, of_proc=self.fstype == "proc")
-            settings = self._settings(target)
+            settings = self._settings(target if existed else -1)
             try:
                 fd = self._create(settings)
             except OSError as error:
@@ -196,8 +219,8 @@ class FilesystemMount(Step):
 
     def _settings(self, target: int) -> list[tuple[str, str | None]]:
         settings = mounts.split_data(self.options.data)
-        if self.fstype == "tmpfs" and not any(key == "mode" for key, _ in settings):
-            # A tmpfs over a directory keeps that directory's mode.
+        if self.fstype == "tmpfs" and target >= 0 and not any(key == "mode" for key, _ in settings):
+            # A tmpfs over a directory of the image keeps that directory's mode.
             settings.insert(0, ("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):04o}"))
         return [("source", self.source or self.fstype), *settings]
 
@@ -219,7 +242,11 @@ class CgroupMount(Step):
         return f"cgroup v{self.layout.version} at {self.destination} ({how})"
 
     def _names(self) -> list[str]:
-        return [name for name in self.cgroup.paths if name or self.layout.version == 2]
+        return [
+            name
+            for name in self.layout.mounts
+            if name in self.cgroup.paths and (name or self.layout.version == 2)
+        ]
 
     def open(self) -> None:
         if self.private:
@@ -235,6 +262,7 @@ class CgroupMount(Step):
 
     def run(self, root: int) -> None:
         if self.layout.version == 2:
+            self.open_here()
             fd = self.fds[0] if self.fds else self._create("cgroup2", [])
             self._attach(root, self.destination, fd)
             return
@@ -244,6 +272,7 @@ class CgroupMount(Step):
         target = place(root, self.destination, directory=True)
         mounts.move_mount(top, target_fd=target)
         os.close(target)
+        self.open_here()
         done: dict[str, str] = {}
         for index, name in enumerate(self._names()):
             point = os.path.basename(self.layout.mounts[name])
@@ -258,8 +287,7 @@ class CgroupMount(Step):
                     os.symlink(point, name, dir_fd=top)
                 except FileExistsError:
                     pass
-        if self.options.flags & mounts.MS_RDONLY:
-            mounts.mount_setattr(top, set=mounts.MOUNT_ATTR_RDONLY)
+        # "ro" is for the controllers; the tmpfs that holds them stays writable under runc, too.
         os.close(top)
 
     def _create(self, fstype: str, words: list[str], source: str = "cgroup") -> int:
@@ -303,6 +331,7 @@ class Device(Step):
 
     def run(self, root: int) -> None:
         if self.bind:
+            self.open_here()
             target = place(root, self.path, directory=False)
             try:
                 mounts.move_mount(self.fds[0], target_fd=target)
@@ -349,6 +378,14 @@ class Link(Step):
                 pass
         finally:
             os.close(directory)
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.close(files.open_in_root(root, path, os.O_PATH))
+    except OSError:
+        return False
+    return True
 
 
 def _mount_error(source: str, destination: str, error: OSError) -> StartFailed:
@@ -569,19 +606,19 @@ def _links() -> list[Step]:
     return links
 
 
-def open_all(steps: Sequence[Step]) -> list[int]:
-    """Open every step's host side; the descriptors, all closed again on failure."""
+def open_early(steps: Sequence[Step], *, all: bool) -> None:
+    """Runtime side: open the steps that only the runtime can open, or all; closed again on failure."""
     try:
         for step in steps:
-            step.open()
+            if all or step.early:
+                step.open()
     except BaseException:
         close_all(steps)
         raise
-    return [fd for step in steps for fd in step.fds]
 
 
 def close_all(steps: Sequence[Step]) -> None:
-    """Close the runtime's copies of what `open_all` opened."""
+    """Close the runtime's copies of what `open_early` opened."""
     for step in steps:
         for fd in step.fds:
             os.close(fd)
@@ -611,7 +648,7 @@ def propagation(name: str) -> int:
 
 
 def open_root(rootfs: str, flags: int) -> int:
-    """Runtime side: a detached copy of the root file system's mount(s), ready to be attached."""
+    """A detached copy of the root file system's mount(s), ready to be attached."""
     fd = mounts.open_tree(rootfs, recursive=True)
     try:
         if not flags & mounts.MS_SHARED:
@@ -622,16 +659,25 @@ def open_root(rootfs: str, flags: int) -> int:
     return fd
 
 
-def attach_root(root: int, rootfs: str, flags: int) -> None:
-    """Cut the new namespace off the host's mounts and put the root in its place."""
+def attach_root(root: int, rootfs: str, flags: int) -> int:
+    """Cut the new namespace off the host's mounts and put the root in its place; its descriptor.
+
+    ``root`` is one that the runtime opened, for when we may not (-1: it didn't).
+    """
     mounts.mount(None, "/", None, flags)
     if flags & mounts.MS_SHARED:
         _parent_private(rootfs)
+    try:
+        root = open_root(rootfs, flags)
+    except PermissionError:
+        if root < 0:
+            raise
     try:
         mounts.move_mount(root, rootfs)
     except PermissionError:
         # The way to it is closed to the container's root user: any other place is as good.
         mounts.move_mount(root, "/")
+    return root
 
 
 def _parent_private(rootfs: str) -> None:

@@ -41,8 +41,10 @@ def runtime(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def daemon() -> Iterator[Longshore]:
-    with Longshore() as daemon:
+def daemon(request: pytest.FixtureRequest) -> Iterator[Longshore]:
+    """Go's runc leaves the parents of its cgroups, ours does not."""
+    foreign = "runtime" in request.fixturenames and bool(request.getfixturevalue("runtime"))
+    with Longshore(go_runtimes=foreign) as daemon:
         yield daemon
 
 

@@ -142,5 +142,6 @@ def original() -> Iterator[dict[str, tuple[str, str]]]:
 def test_same_words(shim: str, original: dict[str, tuple[str, str]]) -> None:
     program, runc = str(goparts.path("containerd-shim-runc-v2")), str(goparts.path("runc"))
     runtime = {"runtime": program} if shim == "Go's shim" else {"options": Options(binary_name=runc)}
-    with short_folder() as folder, Longshore() as daemon, Api(daemon.address, daemon.namespace) as api:
+    started = Longshore(go_runtimes=True)
+    with short_folder() as folder, started as daemon, Api(daemon.address, daemon.namespace) as api:
         assert session(api, folder, runtime) == original

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from support import ctr, goparts, host, leaks, process
+from support import ctr, goparts, gostate, host, leaks, process
 from support.folders import short_folder
 
 LONGSHORE = Path(sys.executable).parent / "longshore"
@@ -71,6 +71,7 @@ class Longshore:
                     self.stop()
                 if self._go_runtimes:
                     self.watch.remove_cgroups()
+                    gostate.remove(self.namespace)
                 self.watch.check()
             except BaseException:
                 self._put_away()

@@ -296,7 +296,9 @@ def _search(path: Sequence[str], value: str) -> Filter:
     try:
         pattern = re2.compile(value, options=options)
     except re2.error as error:
-        log.error("bad regexp in a filter matches nothing", regexp=value, error=str(error))
+        reason = error.args[0] if error.args else ""
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        log.warning("bad regexp in a filter matches nothing", regexp=value, error=text)
         return lambda _lookup: False
     return lambda lookup: pattern.search(lookup(path) or "") is not None
 

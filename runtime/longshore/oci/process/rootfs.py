@@ -184,11 +184,13 @@ class FilesystemMount(Step):
         target = place(root, self.destination, directory=True, plain=self.fstype in ("proc", "sysfs"))
         try:
             check_proc(target, self.source, self.destination, of_proc=self.fstype == "proc")
-            settings = self._settings(target if existed else -1)
+            settings = [("source", self.source or self.fstype), *mounts.split_data(self.options.data)]
             try:
                 fd = self._create(settings)
             except OSError as error:
                 raise _mount_error(self.source or self.fstype, self.destination, error) from None
+            if self.fstype == "tmpfs" and existed and not any(key == "mode" for key, _ in settings):
+                _copy_mode(target, fd)
             if self.options.copy_up:
                 copy_tree(target, fd)
             if (
@@ -217,12 +219,14 @@ class FilesystemMount(Step):
         settings += [(name, None) for flag, name in _SUPERBLOCK if flags & flag]
         return mounts.detached(self.fstype, settings, mounts.attributes_of(flags))
 
-    def _settings(self, target: int) -> list[tuple[str, str | None]]:
-        settings = mounts.split_data(self.options.data)
-        if self.fstype == "tmpfs" and target >= 0 and not any(key == "mode" for key, _ in settings):
-            # A tmpfs over a directory of the image keeps that directory's mode.
-            settings.insert(0, ("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):04o}"))
-        return [("source", self.source or self.fstype), *settings]
+
+def _copy_mode(source: int, mount: int) -> None:
+    """A tmpfs over a directory of the image keeps that directory's mode; as an option it would show in mountinfo."""
+    top = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=mount)
+    try:
+        os.fchmod(top, stat.S_IMODE(os.fstat(source).st_mode))
+    finally:
+        os.close(top)
 
 
 class CgroupMount(Step):

@@ -85,7 +85,7 @@ class NamespacesService(NamespacesServicer):
             for key in keys or given:
                 labelling.copy_one(labels, given, key)
             _write(transaction, name, labels)
-            transaction.publish(name, "/namespaces/update", NamespaceUpdate(name=name, labels=labels))
+            transaction.publish(name, "/namespaces/update", NamespaceUpdate(name=name, labels=given))
             return labels
 
         labels = await self._store.write(update)

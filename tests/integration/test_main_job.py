@@ -1,0 +1,32 @@
+"""What a newcomer types first: `make run` is `longshore demo`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from support.daemon import LONGSHORE
+from support.leaks import Watch
+
+
+def test_main_job(short_tmp: Path) -> None:
+    environ = os.environ | {"TMPDIR": str(short_tmp)}
+    done = subprocess.run(
+        [LONGSHORE, "demo"], env=environ, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Hello from a container" in done.stdout
+    assert re.search(r"Namespaces", done.stdout) and re.search(r"What each step cost", done.stdout)
+    assert "How to go on" in done.stdout
+    Watch([short_tmp]).check()
+    assert list(short_tmp.iterdir()) == []
+
+
+def test_main_job_without_root_says_what_is_missing() -> None:
+    """In a user namespace that maps nobody: an ordinary user who can still read the project. No traceback."""
+    command = ["unshare", "--user", str(LONGSHORE), "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode > 0
+    assert "root" in done.stderr and "Traceback" not in done.stderr

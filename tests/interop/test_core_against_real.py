@@ -691,6 +691,6 @@ def test_every_call_is_answered_and_told_as_containerd_does_it() -> None:
     assert not unexplained, "\n".join(unexplained)
     assert used == {each.reason for each in DIFFERENCES}
     # The update without a name, that only 1.6 takes.
-    nameless = ("", "/namespaces/update", {})
+    nameless: tuple[str, str, object] = ("", "/namespaces/update", {})
     told = [_comparable(event) for event in their_events]
     assert [_comparable(event) for event in our_events] == [event for event in told if event != nameless]

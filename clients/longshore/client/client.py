@@ -12,7 +12,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from longshore.client.connection import Connection, default_address, default_namespace
+from longshore.client import defaults
+from longshore.client.connection import Connection
 
 if TYPE_CHECKING:
     from longshore.client.containers import Containers
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from longshore.client.spec import Option
     from longshore.client.tasks import Task, Tasks
     from longshore.client.version import Version
-
-DEFAULT_SNAPSHOTTER = "overlayfs"
 
 
 class AsyncClient:
@@ -54,7 +53,7 @@ class AsyncClient:
         connection: Connection | None = None,
     ) -> None:
         self.connection = connection or Connection(
-            address or default_address(), namespace or default_namespace()
+            address or defaults.address(), namespace or defaults.namespace()
         )
         self.fifo_dir = fifo_dir or os.path.join(os.path.dirname(self.connection.address), "fifo")
         self._owner = connection is None
@@ -179,7 +178,7 @@ class AsyncClient:
 
         return Introspection(self.connection)
 
-    def snapshots(self, snapshotter: str = DEFAULT_SNAPSHOTTER) -> Snapshots:
+    def snapshots(self, snapshotter: str = defaults.SNAPSHOTTER) -> Snapshots:
         """The snapshots of one snapshotter."""
         from longshore.client.snapshots import Snapshots
 

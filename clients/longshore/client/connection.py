@@ -15,12 +15,11 @@ from typing import TypeVar
 from grpc import aio
 
 from longshore.api import errors
-from longshore.api.namespaces import DEFAULT, GRPC_HEADER, LEASE_HEADER
+from longshore.api.namespaces import GRPC_HEADER, LEASE_HEADER
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
-DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
 MESSAGE_LIMIT = 16 << 20
 METADATA_LIMIT = 1 << 20
 
@@ -37,16 +36,6 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
-
-
-def default_address() -> str:
-    """CONTAINERD_ADDRESS, else where containerd listens by default."""
-    return os.environ.get("CONTAINERD_ADDRESS") or DEFAULT_ADDRESS
-
-
-def default_namespace() -> str:
-    """CONTAINERD_NAMESPACE, else "default"."""
-    return os.environ.get("CONTAINERD_NAMESPACE") or DEFAULT
 
 
 def socket_path(address: str) -> str:

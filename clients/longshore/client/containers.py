@@ -15,6 +15,7 @@ from longshore.api import typeurls
 from longshore.api.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from longshore.api.services.containers.v1 import containers_pb2 as pb
 from longshore.api.services.containers.v1.containers_pb2_grpc import ContainersStub
+from longshore.client import defaults
 from longshore.client import spec as specs
 from longshore.client.io import IO
 from longshore.client.spec import Option, Spec
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from longshore.client.tasks import Task
     from longshore.client.users import User
 
-DEFAULT_RUNTIME = "io.containerd.runc.v2"
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
 RESERVED_LABELS = ("containerd.io/", "io.cri-containerd")
 
@@ -128,7 +128,7 @@ class Containers:
         user: str = "",
         rootfs: str = "",
         spec: Spec | None = None,
-        runtime: str = DEFAULT_RUNTIME,
+        runtime: str = defaults.RUNTIME,
         runtime_options: Message | None = None,
         snapshotter: str = "",
         platform: str = "",
@@ -209,11 +209,10 @@ async def _prepare_image(
     client: AsyncClient, record: Record, name: str, snapshotter: str, platform: str
 ) -> Mapping[str, Any]:
     """Make the container's snapshot on the image's layers, label the record, answer the image's configuration."""
-    from longshore.client.client import DEFAULT_SNAPSHOTTER
     from longshore.client.oci import parse_platform
 
     image = await client.images.get(name, platform=parse_platform(platform) if platform else None)
-    record.snapshotter = snapshotter or DEFAULT_SNAPSHOTTER
+    record.snapshotter = snapshotter or defaults.SNAPSHOTTER
     config = await image.config()
     for key, value in image.labels.items():
         if not key.startswith(RESERVED_LABELS):

@@ -190,12 +190,11 @@ class Streams:
     def attach(self, close_stdin: Callable[[], Awaitable[None]]) -> None:
         """The shim has its ends open: streams may be used. `close_stdin` tells the shim to close its own."""
         if "stdin" in self._fds:
+            # Write-only from now on, so that writing to a process that is gone fails instead of filling a pipe.
             held = self._fds.pop("stdin")
             try:
                 fd = os.open(self.paths.stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 self.stdin = Writer(fd, close_stdin)
-            except OSError:  # the process is gone already
-                self.stdin = None
             finally:
                 os.close(held)
         if "stdout" in self._fds:

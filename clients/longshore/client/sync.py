@@ -12,7 +12,17 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from longshore.client import client as core
-from longshore.client import containers, content, diff, events, images, introspection, leases, namespaces
+from longshore.client import (
+    containers,
+    content,
+    defaults,
+    diff,
+    events,
+    images,
+    introspection,
+    leases,
+    namespaces,
+)
 from longshore.client import io as streams
 from longshore.client import snapshots as snapshot_nouns
 from longshore.client import tasks as task_nouns
@@ -320,7 +330,7 @@ class ClientFace(Face[core.AsyncClient]):
     def introspection(self) -> Introspection:
         return Introspection(self._portal, self._inner.introspection)
 
-    def snapshots(self, snapshotter: str = core.DEFAULT_SNAPSHOTTER) -> Snapshots:
+    def snapshots(self, snapshotter: str = defaults.SNAPSHOTTER) -> Snapshots:
         """The snapshots of one snapshotter."""
         return Snapshots(self._portal, self._inner.snapshots(snapshotter))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from longshore.client import defaults
 from longshore.ctr.command import Failure, parse_labels
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ async def create_container(client: AsyncClient, wishes: Wishes, words: Sequence[
         raise click.UsageError("image (or root file system) and container id must be given")
     if not words:
         raise click.UsageError("a container id must be given")
-    runtime = wishes.runtime or "io.containerd.runc.v2"
+    runtime = wishes.runtime or defaults.RUNTIME
     common: dict[str, Any] = {
         "runtime": runtime,
         "runtime_options": wishes.runtime_options(),

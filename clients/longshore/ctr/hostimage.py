@@ -24,7 +24,7 @@ from typing import IO, NamedTuple
 import click
 
 from longshore.api.errors import Error, NotFound
-from longshore.client import oci, references
+from longshore.client import defaults, oci, references
 from longshore.ctr import elf
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -341,7 +341,7 @@ def _import(archive: IO[bytes], address: str | None, namespace: str | None) -> N
 
     with Client(address, namespace) as client:
         for found in client.images.import_archive(archive):
-            found.unpack("overlayfs")
+            found.unpack(defaults.SNAPSHOTTER)
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from longshore.api.errors import NotFound
+from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from longshore.client.images import Image
 
 snapshotter_option = click.option(
-    "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default="overlayfs", show_default=True
+    "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=defaults.SNAPSHOTTER, show_default=True
 )
 
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from longshore.client.connection import DEFAULT_ADDRESS
+from longshore.client import defaults
 from longshore.ctr.command import Nouns, Settings
 
 NOUNS = {
@@ -51,7 +51,7 @@ ALIASES = {
     "-a",
     "--address",
     envvar="CONTAINERD_ADDRESS",
-    default=DEFAULT_ADDRESS,
+    default=defaults.ADDRESS,
     show_default=True,
     help="containerd's socket.",
 )
@@ -61,7 +61,7 @@ ALIASES = {
     "-n",
     "--namespace",
     envvar="CONTAINERD_NAMESPACE",
-    default="default",
+    default=defaults.NAMESPACE,
     show_default=True,
     help="The namespace to work in.",
 )

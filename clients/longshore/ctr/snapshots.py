@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Verbs, command, parse_labels
 
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
     from longshore.client.snapshots import SnapshotInfo, Snapshots
 
-DEFAULT = "overlayfs"
-
 
 @click.group("snapshots", cls=Verbs, aliases={**LIST, **REMOVE, "m": "mounts", "mount": "mounts"})
-@click.option("--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=DEFAULT, show_default=True)
+@click.option(
+    "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=defaults.SNAPSHOTTER, show_default=True
+)
 @click.pass_context
 def snapshots(context: click.Context, snapshotter: str) -> None:
     """Manage snapshots of one snapshotter."""

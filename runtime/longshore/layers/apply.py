@@ -84,7 +84,8 @@ class _Applier:
         self._open: dict[bytes, _Directory] = {}
         self._retired: list[int] = []
         self._made: dict[trees.Identity, set[bytes]] = {}
-        self._holders = {trees.identity(os.fstat(root))}  # directories at or below which we made something
+        self._root_identity = trees.identity(os.fstat(root))
+        self._holders = {self._root_identity}  # directories at or below which we made something
         self._times: dict[bytes, tuple[int, int]] = {}
         self._owner = (os.geteuid(), os.getegid())
         self._makers = {
@@ -254,7 +255,9 @@ class _Applier:
         try:
             status = os.stat(target, dir_fd=source.fd, follow_symlinks=False)
         except FileNotFoundError:
-            status = self._copy_up(clean(entry.linkname), source, target)
+            status = self._copy_up(target_parent, source, target)
+        if overlay.is_whiteout(status):
+            raise FileNotFoundError(errno.ENOENT, "hard link target is missing", target)
         if stat.S_ISDIR(status.st_mode):
             raise InvalidLayer(f"{_shown(entry.name)}: hard link to a directory")
         with contextlib.suppress(FileNotFoundError):
@@ -272,14 +275,15 @@ class _Applier:
 
     def _link_source(self, parent: bytes, target: bytes) -> _Directory:
         try:
-            return self._parent(parent.strip(b"/"), make=self._lowers is not None)
+            return self._parent(parent.strip(b"/"), make=self._lowers is not None, hold=False)
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "hard link target is missing", target) from None
 
-    def _copy_up(self, path: bytes, source: _Directory, name: bytes) -> os.stat_result:
+    def _copy_up(self, parent: bytes, source: _Directory, name: bytes) -> os.stat_result:
         """A hard link to a file of a lower layer: bring the file into the upper directory first."""
-        if self._lowers is not None:
-            with self._find(path.split(b"/")) as found:
+        parents = None if self._lowers is None else self._merged_path(parent)
+        if parents is not None:
+            with self._find([*parents, name]) as found:
                 if found is not None and not stat.S_ISDIR(found.status.st_mode):
                     trees.copy_object(found.directory, name, source.fd, name, found.status)
                     return os.stat(name, dir_fd=source.fd, follow_symlinks=False)
@@ -296,38 +300,34 @@ class _Applier:
         victim = name[len(WHITEOUT_PREFIX) :]
         if victim in (b"", b".", b".."):
             raise InvalidLayer(f"invalid whiteout name: {_shown(name)}")
+        # Like any entry it makes its parents, as it does in containerd.
+        directory = self._parent(parent)
         if self._lowers is None:
-            with contextlib.suppress(FileNotFoundError):
-                self._remove_below(self._parent(parent, make=False), victim)
+            self._remove_below(directory, victim)
         else:
-            self._cover(parent, victim)
+            self._cover(directory, parent, victim)
 
     def _opaque(self, parent: bytes) -> None:
-        if self._lowers is None:
-            with contextlib.suppress(FileNotFoundError):
-                directory = self._parent(parent, make=False)
-                for victim in _names(directory.fd):
-                    self._remove_below(directory, victim)
-            return
         directory = self._parent(parent)
         for victim in _names(directory.fd):
             self._remove_below(directory, victim)
-        if directory.fd == self._root:
+        if self._lowers is None:
+            return
+        if trees.identity(os.fstat(directory.fd)) == self._root_identity:
             # The kernel doesn't look for opaque on the root of a mount.
             for name in self._lowers.names():
-                self._cover(b"", name)
+                self._cover(directory, b"", name)
         else:
             self._hide_below(directory.fd, b".")
 
-    def _cover(self, parent: bytes, victim: bytes) -> None:
-        """Overlay: hide `victim` of the lower layers."""
-        with self._find([*_parts(parent), victim]) as found:
-            below = found is not None
-        try:
-            directory = self._parent(parent, make=below)
-        except FileNotFoundError:
-            return
+    def _cover(self, directory: _Directory, parent: bytes, victim: bytes) -> None:
+        """Overlay: hide `victim` of the lower layers in `directory`, which is at `parent`."""
         self._remove_below(directory, victim)
+        parents = self._merged_path(parent)
+        if parents is None:
+            return
+        with self._find([*parents, victim]) as found:
+            below = found is not None
         status = _lstat(directory.fd, victim)
         if not below:
             return
@@ -345,6 +345,48 @@ class _Applier:
             return
         with self._lowers.find(parts) as found:
             yield found
+
+    def _merged_path(self, path: bytes) -> list[bytes] | None:
+        """`path` without links and `..`, as the mount would walk it; None if there is no such directory."""
+        pending, walked, links = _parts(path)[::-1], list[bytes](), 0
+        while pending:
+            name = pending.pop()
+            if name == b"..":
+                del walked[-1:]
+                continue
+            with self._look([*walked, name]) as found:
+                if found is None or not (
+                    stat.S_ISDIR(found.status.st_mode) or stat.S_ISLNK(found.status.st_mode)
+                ):
+                    return None
+                if stat.S_ISDIR(found.status.st_mode):
+                    walked.append(name)
+                    continue
+                target = os.readlink(name, dir_fd=found.directory)
+            links += 1
+            if links > _MAX_LINKS:
+                return None
+            if target.startswith(b"/"):
+                walked.clear()
+            pending += _parts(target)[::-1]
+        return walked
+
+    @contextlib.contextmanager
+    def _look(self, parts: list[bytes]) -> Iterator[overlay.Found | None]:
+        """What the mount shows at `parts`, whose parents are directories there."""
+        directory = None
+        with contextlib.suppress(FileNotFoundError):
+            directory = files.open_in_root(self._root, b"/".join(parts[:-1]) or b".", _PATH)
+        status = None if directory is None else _lstat(directory, parts[-1])
+        try:
+            if directory is None or status is None:
+                with self._find(parts) as found:
+                    yield found
+            else:
+                yield None if overlay.is_whiteout(status) else overlay.Found(directory, status)
+        finally:
+            if directory is not None:
+                os.close(directory)
 
     def _hidden(self, parents: list[bytes]) -> bool:
         walk = os.dup(self._root)
@@ -417,14 +459,17 @@ class _Applier:
 
     # -- parents --------------------------------------------------------------------------------------------
 
-    def _parent(self, path: bytes, make: bool = True) -> _Directory:
-        """The directory at `path`, made with all that leads to it where `make`; cached."""
+    def _parent(self, path: bytes, make: bool = True, hold: bool = True) -> _Directory:
+        """The directory at `path`, made with all that leads to it where `make`; cached.
+
+        `hold`: something of this layer is going to stand in it.
+        """
         directory = self._open.get(path)
         if directory is None:
             if len(self._open) >= _MAX_OPEN:
                 self._forget_all()
             directory = self._open[path] = self._resolve(path, make)
-        if make and not directory.held:
+        if hold and not directory.held:
             self._hold(directory.fd)
             directory.held = True
         return directory
@@ -452,7 +497,7 @@ class _Applier:
                     raise
                 fd = self._make_path(path)
             except NotADirectoryError:
-                if self._lowers is None:
+                if self._lowers is None or not make:
                     raise
                 fd = self._make_path(path)  # a whiteout stands in the way
         status = os.fstat(fd)
@@ -556,11 +601,15 @@ class _Applier:
         for path, times in self._times.items():
             self._close_retired()
             parent, _, name = path.rpartition(b"/")
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                directory = self._parent(parent, make=False)
-                # Something else may have taken its place in the meantime.
-                if _is_directory(directory.fd, name):
-                    os.utime(name, ns=times, dir_fd=directory.fd, follow_symlinks=False)
+            try:
+                directory = self._parent(parent, make=False, hold=False)
+            except OSError as error:
+                # Something else has taken its place in the meantime.
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                continue
+            if _is_directory(directory.fd, name):
+                os.utime(name, ns=times, dir_fd=directory.fd, follow_symlinks=False)
 
 
 # -- small things -------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,23 @@ import pytest
 
 from support import leaks, require
 from support.folders import short_folder
+
+OWN_FOLDER = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """tmp_path lies in a folder of this run alone: pytest's own habit is to leave the last three behind."""
+    if not config.option.basetemp:
+        folder = tempfile.mkdtemp(prefix="lt-", dir="/tmp")
+        config.option.basetemp = f"{folder}/t"
+        config.stash[OWN_FOLDER] = folder
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Kept after a failure, to be looked at."""
+    folder = session.config.stash.get(OWN_FOLDER, "")
+    if folder and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,7 @@
 """The exit stream against grpc.aio: order, acknowledgement, and daemons that come and go."""
 
+# ruff: noqa: ASYNC110
+
 from __future__ import annotations
 
 import asyncio
@@ -98,7 +100,7 @@ def shim(address: Path, bundle: Path) -> Iterator[Shim]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  (the loop under test runs in another thread)
+        while not condition():
             await asyncio.sleep(0.005)
 
 

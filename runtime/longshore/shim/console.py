@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import socket
 import struct
-import tempfile
 from fcntl import ioctl
 from termios import TIOCSWINSZ
 
@@ -25,9 +23,11 @@ class ConsoleSocket:
     def __init__(self, loop: Loop, bundle: str) -> None:
         self._loop = loop
         self._directory = ""
-        self.path = f"{bundle}/pty-{secrets.token_hex(4)}.sock"
+        self.path = f"{bundle}/pty-{os.urandom(4).hex()}.sock"
         if len(os.fsencode(self.path)) > _PATH_LIMIT:
-            self._directory = tempfile.mkdtemp(prefix="pty", dir=os.environ.get("XDG_RUNTIME_DIR"))
+            base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"
+            self._directory = f"{base}/pty{os.urandom(6).hex()}"
+            os.mkdir(self._directory, 0o700)
             self.path = f"{self._directory}/pty.sock"
         self.master: Promise[int] = Promise()
         self._peer: socket.socket | None = None

@@ -69,11 +69,10 @@ class Client:
             return  # the client has gone; what it asked for has been done all the same
         try:
             self._connection.respond(call.stream, outcome.result())
-        except Error as error:
-            self._connection.fail(call.stream, error)
         except Exception as error:
-            self._loop.on_error(error)
-            self._connection.fail(call.stream, error)
+            if not isinstance(error, Error):
+                self._loop.on_error(error)
+            self._connection.fail(call.stream, error.with_traceback(None))
         self._flush()
 
     def _flush(self) -> None:

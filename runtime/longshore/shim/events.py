@@ -15,7 +15,6 @@ The daemon reads that file before it removes a bundle, and when a shim died.
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 import time
 from collections import deque
@@ -93,7 +92,7 @@ class Outbox:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._instance = secrets.token_hex(16)
+        self._instance = os.urandom(16).hex()
         self._sequence = 0
         self._pending: deque[_Pending] = deque()
 

@@ -29,6 +29,7 @@ class ExitStream(Peer):
         self._outbox = Outbox(namespace)
         self._stream: GrpcStream | None = None
         self._delay = FIRST_DELAY
+        self._retired = False
         self.connect()
 
     def publish(self, journal: Journal, topic: str, message: Message) -> None:
@@ -58,7 +59,14 @@ class ExitStream(Peer):
             return
         self.write(self._stream.take())
 
+    def retire(self) -> None:
+        """Hang up for good."""
+        self._retired = True
+        self.drop("retired")
+
     def lost(self, reason: str) -> None:
         self._stream = None
+        if self._retired:
+            return
         self.loop.later(self._delay, self.connect)
         self._delay = min(self._delay * 2, LAST_DELAY)

@@ -27,6 +27,8 @@ Handler = Callable[[int], None]
 class Promise(Generic[T]):
     """A result that arrives later, or an error. The first settlement counts, later ones are ignored."""
 
+    __slots__ = ("_callbacks", "_error", "_value", "done")
+
     def __init__(self) -> None:
         self.done = False
         self._value: T
@@ -52,9 +54,14 @@ class Promise(Generic[T]):
 
     def result(self) -> T:
         """The value, or the error raised; only once `done`."""
-        if self._error is not None:
-            raise self._error
-        return self._value
+        error = self._error
+        if error is None:
+            return self._value
+        try:
+            raise error
+        finally:
+            # The traceback holds this frame: it must not lead back to the error.
+            del self, error
 
     def _settle(self) -> None:
         self.done = True
@@ -70,21 +77,30 @@ class Promise(Generic[T]):
 
 def spawn(coroutine: Coroutine[Promise[Any], None, T]) -> Promise[T]:
     """Run a coroutine until its first wait now, and on as its promises settle; its result as a promise."""
-    outcome: Promise[T] = Promise()
+    running = _Running(coroutine)
+    running.step()
+    return running.outcome
 
-    def step() -> None:
+
+class _Running(Generic[T]):
+    """A spawned coroutine. A class and not a closure: one that names itself is a cycle, and nobody collects."""
+
+    __slots__ = ("_coroutine", "outcome")
+
+    def __init__(self, coroutine: Coroutine[Promise[Any], None, T]) -> None:
+        self._coroutine = coroutine
+        self.outcome: Promise[T] = Promise()
+
+    def step(self) -> None:
         try:
-            awaited = coroutine.send(None)
+            awaited = self._coroutine.send(None)
         except StopIteration as stop:
-            outcome.resolve(stop.value)
+            self.outcome.resolve(stop.value)
         except Exception as error:
-            # Without a collector running, a traceback would keep every local on its way alive for good.
-            outcome.reject(error.with_traceback(None))
+            # A traceback keeps every local on its way alive, this promise among them.
+            self.outcome.reject(error.with_traceback(None))
         else:
-            awaited.then(step)
-
-    step()
-    return outcome
+            awaited.then(self.step)
 
 
 class Lock:

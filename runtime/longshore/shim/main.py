@@ -25,6 +25,7 @@ from longshore.api.errors import Error
 from longshore.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
 from longshore.api.types.introspection_pb2 import RuntimeInfo
+from longshore.linux import seal
 from longshore.shim import remove, start
 
 NAME = "io.containerd.longshore.v1"
@@ -92,6 +93,8 @@ def _run(arguments: Arguments) -> int:
     word = arguments.words[0] if arguments.words else ""
     if word not in commands:
         raise UsageError(f"unknown command {word!r}: start and delete are known")
+    # Both enter containers, or fork what does: a container sees their executable.
+    seal.ensure()
     commands[word](arguments)
     return 0
 

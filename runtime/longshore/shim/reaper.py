@@ -80,9 +80,10 @@ class Reaper:
                 return
             if not pid:
                 return
-            self._ended(pid, status)
+            self.ended(pid, status)
 
-    def _ended(self, pid: int, status: int) -> None:
+    def ended(self, pid: int, status: int) -> None:
+        """A child has ended with this wait status."""
         if self._workers.reaped(pid):
             return
         if pid in self._adopted:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from longshore.api.errors import Error
 from longshore.linux import files, processes
-from longshore.shim import command, library  # noqa: F401  (loaded before the first fork, for the workers)
+from longshore.shim import command, library, rehearsal  # noqa: F401  (loaded before the first fork, for the workers)
 from longshore.shim.daemon import Daemon
 from longshore.shim.runtime import DEFAULT_ROOT
 from longshore.zygote import wire
@@ -63,6 +63,18 @@ class Place(NamedTuple):
     @property
     def address(self) -> str:
         return f"unix://{self.path}"
+
+
+def rehearse(directory: str) -> None:
+    """Warm the zygote up, before its first fork (see `longshore.shim.rehearsal`). Raises OSError."""
+    rehearsal.rehearse(directory, _rehearse_start)
+
+
+def _rehearse_start(folder: str) -> None:
+    parameters = Parameters(namespace="n", id="c", bundle=folder, address="a", socket_dir=folder)
+    place = settle(parameters)
+    if place.listener is not None:
+        place.listener.close()
 
 
 def from_zygote(reply: int) -> NoReturn:
@@ -123,7 +135,10 @@ def serve(place: Place, parameters: Parameters) -> NoReturn:
 
 def group(parameters: Parameters) -> str:
     """The id whose socket the container's shim has: the group's, or the container's own."""
-    data = files.read_bounded(f"{parameters.bundle}/config.json", 64 << 20)
+    try:
+        data = files.read_bounded(f"{parameters.bundle}/config.json", 64 << 20)
+    except FileNotFoundError:
+        return parameters.id
     # A spec is large and annotations of this kind are rare: don't fill the shim with a parsed one.
     if not any(name.encode() in data for name in GROUP_ANNOTATIONS):
         return parameters.id

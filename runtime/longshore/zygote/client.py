@@ -30,7 +30,11 @@ _ENVIRONMENT = (
     "TZ",
     "XDG_RUNTIME_DIR",
 )
-_BOOT = "import sys; sys.path[:] = {path!r}; from longshore.zygote.main import main; sys.exit(main())"
+# Sealed before anything else is loaded: its children enter containers, which see its executable.
+_BOOT = (
+    "import sys; sys.path[:] = {path!r}; from longshore.linux import seal; seal.ensure(); "
+    "from longshore.zygote.main import main; sys.exit(main())"
+)
 
 
 class WorkerError(Exception):
@@ -61,6 +65,7 @@ class ShimRequest(NamedTuple):
     ttrpc_address: str = ""
     exits_address: str = ""
     socket_dir: str = ""
+    runtime_root: str = ""
     debug: bool = False
     version: int = 3
 

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from importlib import import_module
 from typing import NoReturn
 
@@ -22,26 +23,24 @@ from longshore.linux import processes
 from longshore.zygote import wire
 
 # Loaded before the first fork, shared by all children. Whatever a child enters a container with must
-# be here: nothing may be imported there.
+# be here: nothing may be imported there. What only workers use comes first, what shims live by last:
+# what is loaded together lies together, and a shim then writes to fewer pages.
 WARM = (
-    "longshore.shim.start",
-    "longshore.shim.remove",
     "longshore.layers.worker",
+    "longshore.shim.library",
+    "longshore.shim.command",
+    "longshore.shim.remove",
+    "longshore.shim.start",
 )
 
 
 def main() -> int:
     """Serve the control socket whose descriptor is the first argument."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    for module in WARM:
-        import_module(module)
     processes.set_name("zygote")
+    _warm()
     # The kernel reaps for us: nobody here asks how a child ended, the reply socket tells.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Without the freeze the first collection in a child would write to, and so copy, every page.
-    gc.disable()
-    gc.collect()
-    gc.freeze()
     while True:
         kind, fds, _, _ = socket.recv_fds(control, 16, wire.MAX_FDS)
         if not kind:
@@ -50,6 +49,25 @@ def main() -> int:
             _child(kind, fds, control)
         for fd in fds:
             os.close(fd)
+
+
+def _warm() -> None:
+    """Load everything, then play a shim's life, so that children share what that leaves in memory."""
+    for module in WARM:
+        import_module(module)
+    # We have one thread, so a child has nothing to repair in this module, but would write to it.
+    vars(threading)["_after_fork"].__code__ = (lambda: None).__code__
+    gc.disable()
+    sys._clear_type_cache()
+    try:
+        start = import_module("longshore.shim.start")
+        start.rehearse(os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp")
+    except OSError as error:
+        # Colder shims, no more than that.
+        print(f"zygote: rehearsal: {error}", file=sys.stderr)
+    gc.collect()
+    # Without the freeze the first collection in a child would write to, and so copy, every page.
+    gc.freeze()
 
 
 def _child(kind: bytes, fds: list[int], control: socket.socket) -> NoReturn:

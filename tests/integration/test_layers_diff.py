@@ -94,6 +94,22 @@ def replace_tree(root: Path) -> None:
     (root / "a/new").write_text("n")
 
 
+def file_to_directory(root: Path) -> None:
+    (root / "etc/group").unlink()
+    (root / "etc/group").mkdir()
+    (root / "etc/group/x").touch()
+
+
+def directory_to_file(root: Path) -> None:
+    subprocess.run(["rm", "-r", root / "a"], check=True)
+    (root / "a").write_text("f")
+
+
+def link_to_directory(root: Path) -> None:
+    (root / "link").unlink()
+    (root / "link").mkdir()
+
+
 def link_both(root: Path) -> None:
     (root / "x").write_text("x")
     os.link(root / "x", root / "a/y")
@@ -130,19 +146,9 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "changed mode": (lambda root: (root / "a/b/file").chmod(0o600), ["a/", "a/b/", "a/b/file"]),
     "changed owner of a directory": (lambda root: os.chown(root / "a/b", 7, 8), ["a/", "a/b/"]),
     "copied up and not changed": (rename_back, []),
-    "file to directory": (
-        lambda root: (
-            (root / "etc/group").unlink(),
-            (root / "etc/group").mkdir(),
-            (root / "etc/group/x").touch(),
-        ),
-        ["etc/", "etc/group/", "etc/group/x"],
-    ),
-    "directory to file": (
-        lambda root: (subprocess.run(["rm", "-r", root / "a"], check=True), (root / "a").write_text("f")),
-        ["a"],
-    ),
-    "link to directory": (lambda root: ((root / "link").unlink(), (root / "link").mkdir()), ["link/"]),
+    "file to directory": (file_to_directory, ["etc/", "etc/group/", "etc/group/x"]),
+    "directory to file": (directory_to_file, ["a"]),
+    "link to directory": (link_to_directory, ["link/"]),
     "hard links": (link_both, ["a/", "a/y", "x"]),
     "capability and xattr": (capability, ["a/", "tool"]),
     "long names": (big_names, ["n" * 200 + "/", "n" * 200 + "/" + "ü" * 100]),

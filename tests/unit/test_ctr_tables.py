@@ -6,7 +6,11 @@ import click
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from longshore.api.events.container_pb2 import ContainerCreate
+from longshore.api.events.namespace_pb2 import NamespaceCreate
+from longshore.api.events.task_pb2 import TaskExit
 from longshore.ctr import tables
+from longshore.ctr.documents import document
 from longshore.ctr.leases import duration
 
 
@@ -67,3 +71,18 @@ def test_durations(text: str, seconds: float) -> None:
 def test_bad_duration() -> None:
     with pytest.raises(click.BadParameter):
         duration("soon")
+
+
+def test_messages_as_json() -> None:
+    """Payloads of unknown types stay as they are: protobuf's converter would refuse the whole event."""
+    made = ContainerCreate(id="c", runtime=ContainerCreate.Runtime(name="r"))
+    made.runtime.options.type_url = "nobody.knows.this"
+    made.runtime.options.value = b"x"
+    assert document(made) == {
+        "id": "c",
+        "runtime": {"name": "r", "options": {"type_url": "nobody.knows.this", "value": "eA=="}},
+    }
+    ended = TaskExit(container_id="c", pid=7, exited_at=Timestamp(seconds=1))
+    assert document(ended) == {"container_id": "c", "pid": 7, "exited_at": "1970-01-01T00:00:01Z"}
+    created = NamespaceCreate(name="n", labels={"b": "2", "a": "1"})
+    assert document(created) == {"name": "n", "labels": {"a": "1", "b": "2"}}

@@ -164,22 +164,26 @@ class Content:
         """Store a blob from its first byte and answer its digest; a blob that is already here is no error."""
         if isinstance(data, bytes):
             size, expected = len(data), expected or digest_of(data)
+        seen = hashlib.sha256()
         try:
             async with self.writer(ref, size=size, expected=expected) as writer:
-                await self._send(writer, data)
+                await self._send(writer, data, None if expected else seen)
                 return await writer.commit(size=size, expected=expected, labels=labels)
-        except AlreadyExists:
-            if labels and expected:
-                await self.label(expected, labels)
-            return expected
+        except AlreadyExists:  # without saying which blob it is
+            digest = expected or f"sha256:{seen.hexdigest()}"
+            if labels:
+                await self.label(digest, labels)
+            return digest
 
     @staticmethod
-    async def _send(writer: Writer, data: bytes | AsyncIterator[bytes]) -> None:
+    async def _send(writer: Writer, data: bytes | AsyncIterator[bytes], seen: hashlib._Hash | None) -> None:
         skip = writer.offset  # what an earlier attempt left, or all of it when another namespace has the blob
         if isinstance(data, bytes):
             await writer.write(data[skip:])
             return
         async for piece in data:
+            if seen is not None:
+                seen.update(piece)
             if skip >= len(piece):
                 skip -= len(piece)
                 continue

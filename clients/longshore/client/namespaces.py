@@ -33,7 +33,8 @@ class Namespaces:
             namespace=Namespace(name=name, labels=labels),
             update_mask=FieldMask(paths=[f"labels.{key}" for key in labels]),
         )
-        return (await self._connection.call(self._stub.Update, request)).namespace
+        await self._connection.call(self._stub.Update, request)
+        return await self.get(name)  # old daemons answer with an empty one
 
     async def delete(self, name: str) -> None:
         """Raises FailedPrecondition, naming what remains, unless the namespace is empty."""

@@ -470,9 +470,16 @@ def with_user_namespace(
     return edit
 
 
+def own_capabilities() -> list[str]:
+    """Those that this process may use: a runtime can't hand out more, and this machine may have withheld some."""
+    with open("/proc/self/status") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return [name for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1]
+
+
 def with_privileged(spec: Spec) -> None:
-    """All capabilities, all devices, a writable /sys, nothing masked, no seccomp, no AppArmor."""
-    with_capabilities(ALL_CAPABILITIES)(spec)
+    """All our capabilities, all devices, a writable /sys, nothing masked, no seccomp, no AppArmor."""
+    with_capabilities(own_capabilities())(spec)
     spec["process"].pop("apparmorProfile", None)
     with_new_privileges(spec)
     linux = spec["linux"]

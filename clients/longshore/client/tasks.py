@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from longshore.api import typeurls
-from longshore.api.errors import FailedPrecondition, NotFound
+from longshore.api.errors import Error, FailedPrecondition, NotFound
 from longshore.api.services.tasks.v1 import tasks_pb2 as pb
 from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksStub
 from longshore.api.types.metrics_pb2 import Metric
@@ -141,7 +141,13 @@ class Process:
 
     async def delete(self) -> ExitStatus:
         """Forget an ended (or never started) process and close its pipes. Raises FailedPrecondition if it runs."""
-        answer = await self._delete()
+        try:
+            answer = await self._delete()
+        except Error as error:
+            # A shim's refusal arrives without a class.
+            if "cannot delete a" in error.message:
+                raise FailedPrecondition(error.message) from None
+            raise
         self._deleted = _exit(answer.exit_status, answer.exited_at)
         await self._forget()
         return self._deleted

@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 def body(event: Event) -> dict[str, object]:
     """The event's fields as JSON with the names of the protocol."""
-    from google.protobuf.json_format import MessageToDict
+    from longshore.ctr.documents import document
 
     message = event.message
-    if message is None:
-        return {"type_url": event.payload.type_url}
-    fields: dict[str, object] = MessageToDict(message, preserving_proto_field_name=True)
-    return fields
+    return {"type_url": event.payload.type_url} if message is None else document(message)
 
 
 def line(event: Event) -> str:

@@ -12,6 +12,7 @@ import click
 from longshore.api.errors import Error, NotFound
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, PASS_ON, REMOVE, Failure, Verbs, command, warn
+from longshore.ctr.documents import document
 from longshore.ctr.run import chosen_io, io_options, write_pid
 
 if TYPE_CHECKING:
@@ -234,9 +235,7 @@ V1_ROWS = (
 
 
 def metric_rows(message: Message) -> list[tuple[str, str]]:
-    from google.protobuf.json_format import MessageToDict
-
-    fields = dict(flatten(MessageToDict(message, preserving_proto_field_name=True)))
+    fields = dict(flatten(document(message)))
     if message.DESCRIPTOR.full_name.endswith("v1.Metrics"):
         return [(name, fields.get(path, "0")) for name, path in V1_ROWS]
     return list(fields.items())
@@ -253,9 +252,7 @@ async def metrics(client: AsyncClient, id: str, form: str) -> None:
         raise NotFound(f"metrics of {id}: not found")
     message = decode_metrics(found[0])
     if form == "json":
-        from google.protobuf.json_format import MessageToDict
-
-        tables.show_json(MessageToDict(message, preserving_proto_field_name=True))
+        tables.show_json(document(message))
         return
     tables.show(("ID", "TIMESTAMP"), [(found[0].id, tables.rfc3339(found[0].timestamp))], padding=4)
     click.echo()

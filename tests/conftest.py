@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,10 +48,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for reason, count in sorted(require.left_out.items()):
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """The last lines say what was left out, and why."""
+    yield
+    left_out = Counter(_reason(report) for report in terminalreporter.getreports("skipped"))
+    for reason, count in sorted(left_out.items()):
         tests = "1 test" if count == 1 else f"{count} tests"
         terminalreporter.write_line(f"left out: {tests}, because {reason}")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")
 
 
 @pytest.fixture

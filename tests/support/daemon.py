@@ -30,6 +30,7 @@ class Longshore:
 
     With `inside` it runs in that `PrivateHost`. `go_runtimes` says that runc or
     crun work for it: they leave cgroup parents, which are removed; ours must not.
+    `program` is what runs instead of the installed `longshore`.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Longshore:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         go_runtimes: bool = False,
+        program: Sequence[str | Path] = (LONGSHORE,),
     ) -> None:
         self._config, self._inside, self._arguments = config, inside, list(arguments)
+        self._program = list(map(str, program))
         self._environment, self._go_runtimes = environment or {}, go_runtimes
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +87,7 @@ class Longshore:
     def start(self) -> None:
         """Start the daemon, first or again, and wait until it listens."""
         flags = ["--config", self.folder / "config.toml", "--root", self.root, "--state", self.state]
-        command = [str(LONGSHORE), "containerd", *map(str, flags), "--address", str(self.address)]
+        command = [*self._program, "containerd", *map(str, flags), "--address", str(self.address)]
         command += ["--log-level", "debug", *self._arguments]
         if self._inside is not None:
             command = self._inside.inside(command)

@@ -113,7 +113,8 @@ class _Applier:
                 self._entry(entry)
             except OSError as error:
                 # Our calls name single components; the user wants the entry.
-                raise OSError(error.errno, error.strerror, _shown(entry.name)) from None
+                text = (error.strerror or str(error)).removeprefix("openat2: ")
+                raise OSError(error.errno, text, _shown(entry.name)) from None
         self._set_directory_times()
         return count
 

@@ -177,7 +177,7 @@ def _both_mounted(
     mount("tmpfs", scratch, "tmpfs")
     for name, mounts in (("left", left), ("right", right)):
         os.mkdir(f"{scratch}/{name}")
-        mount_all(mounts, f"{scratch}/{name}")
+        _mount(mounts, f"{scratch}/{name}")
     with _opened(f"{scratch}/left") as old, _opened(f"{scratch}/right") as new:
         yield old, new
 
@@ -211,8 +211,18 @@ def mounted_at(mounts: Sequence[Mount], scratch: str) -> str:
     if len(mounts) == 1 and not only.target and set(only.options) <= {"bind", "rbind", "rw"} and only.options:
         return only.source
     enter_private_namespace()
-    mount_all(mounts, scratch)
+    _mount(mounts, scratch)
     return scratch
+
+
+def _mount(mounts: Sequence[Mount], place: str) -> None:
+    try:
+        mount_all(mounts, place)
+    except OSError as error:
+        # The place is ours and says nothing to a client.
+        what = ", ".join(each.source for each in mounts)
+        number = error.errno or 0
+        raise OSError(number, f"failed to mount {what}: {os.strerror(number).lower()}") from None
 
 
 def enter_private_namespace() -> None:

@@ -118,6 +118,18 @@ def test_names_are_taken_once(api: Api, runtime: dict[str, Any], rootfs: Path) -
     api.end("c1")
 
 
+def test_same_name_again_and_again(api: Api, runtime: dict[str, Any], rootfs: Path) -> None:
+    """The next shim listens where the last one did, which may not have ended yet."""
+    api.container("c1", rootfs, "/bin/true", **runtime)
+    for _ in range(15):
+        api.create("c1")
+        waiting = api.waiting("c1")
+        api.start("c1")
+        assert waiting.result().exit_status == 0
+        assert api.delete("c1") == 0
+    api.remove_container("c1")
+
+
 def test_failed_create_leaves_nothing(
     daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path
 ) -> None:

@@ -126,7 +126,6 @@ class Daemon:
             self._publisher = Forwarder(self._loop, ttrpc_address, namespace)
         self._tasks = Tasks(self._loop, self._workers, self._reaper, self._publisher, namespace, runtime_root)
         self._service = Service(self._tasks, self._shut_down)
-        self._ending = False
 
     def run(self) -> None:
         """Serve; returns when the shim shall exit."""
@@ -137,8 +136,15 @@ class Daemon:
         try:
             self._loop.run()
         finally:
+            self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        """Give up the socket's name, once: after that it may be our successor's."""
+        if self._listener.fileno() >= 0:
+            self._loop.forget(self._listener.fileno())
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
+            self._listener.close()
 
     def _accept(self, _: int) -> None:
         try:
@@ -171,8 +177,10 @@ class Daemon:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        if not self._ending:
-            self._ending = True
+        if not self._service.ending:
+            self._service.ending = True
+            # Before the answer: the next container of the same id must not find us.
+            self._stop_listening()
             spawn(self._flush_and_stop())
 
     async def _flush_and_stop(self) -> None:
@@ -182,10 +190,7 @@ class Daemon:
         while not self._publisher.idle() and waited < FLUSH_SECONDS:
             await self._loop.sleep(0.01)
             waited += 0.01
-        if self._tasks.empty:
-            self._loop.stop()
-        else:
-            self._ending = False
+        self._loop.stop()
 
     def _report(self, error: BaseException) -> None:
         line = f"{type(error).__name__}: {error}\n"

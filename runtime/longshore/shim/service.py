@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 
 from longshore.api import typeurls
-from longshore.api.errors import InvalidArgument, NotFound, Unimplemented
+from longshore.api.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
 from longshore.api.runtime.task.v3 import shim_pb2 as api
 from longshore.api.types.runc.options.oci_pb2 import ProcessDetails
 from longshore.api.types.task.task_pb2 import ProcessInfo, Status
@@ -39,6 +39,8 @@ class Service:
     def __init__(self, tasks: Tasks, shut_down: Callable[[], None]) -> None:
         self._tasks = tasks
         self._shut_down = shut_down
+        # Set when the shim has given up its socket: whoever still has a connection must start another.
+        self.ending = False
         self._methods = {
             "State": Method(api.StateRequest, self._state),
             "Create": Method(api.CreateTaskRequest, self._create),
@@ -90,6 +92,8 @@ class Service:
         return answer
 
     async def _create(self, request: api.CreateTaskRequest) -> Message:
+        if self.ending:
+            raise Unavailable("shim is shutting down: unavailable")
         container = await self._tasks.create(request)
         return api.CreateTaskResponse(pid=container.init.pid)
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import structlog
 from google.protobuf.empty_pb2 import Empty
 
-from longshore.api.errors import AlreadyExists, Error, NotFound
+from longshore.api.errors import AlreadyExists, Error, NotFound, Unavailable
 from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.runtime.task.v3.shim_pb2 import (
     CreateTaskRequest,
@@ -36,6 +36,7 @@ from longshore.api.runtime.task.v3.shim_pb2 import (
     ShutdownRequest,
     WaitResponse,
 )
+from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.containerd.metadata.store import Event, Store
 from longshore.containerd.tasks.bootstrap import Bootstrap
 from longshore.containerd.tasks.bundle import Bundle, Directories
@@ -52,6 +53,7 @@ log = structlog.get_logger("tasks")
 
 Key = tuple[str, str]
 
+_ATTEMPTS = 3  # at a shim
 UNKNOWN_STATUS = 255  # of a process whose end nobody saw
 
 
@@ -163,15 +165,29 @@ class Manager:
     async def _started(
         self, bundle: Bundle, runtime: Runtime, request: CreateTaskRequest, ledger: Ledger
     ) -> Shim:
-        """Start the shim of a fresh bundle and have it create the task; on failure all of it goes again."""
+        """Start the shim of a fresh bundle and have it create the task; on failure all of it goes again.
+
+        A group's shim that was about to end when we found it is Unavailable: then another is started.
+        """
         shim: Shim | None = None
         shimlog = ShimLog(bundle)
+        attempts = _ATTEMPTS if runtime.builtin else 1
         try:
-            bootstrap = await self._launch(bundle, runtime, request)
-            await asyncio.to_thread(bundle.write_bootstrap, bootstrap)
-            client = await self._dial(bootstrap)
-            shim = Shim(bundle, runtime, bootstrap, client, ledger, shimlog)
-            await self._create_task(shim, request)
+            while True:
+                attempts -= 1
+                try:
+                    bootstrap = await self._launch(bundle, runtime, request)
+                    client, _ = await asyncio.gather(
+                        self._dial(bootstrap), asyncio.to_thread(bundle.write_bootstrap, bootstrap)
+                    )
+                    shim = Shim(bundle, runtime, bootstrap, client, ledger, shimlog)
+                    await self._create_task(shim, request)
+                    return shim
+                except Unavailable:
+                    if not attempts:
+                        raise
+                    if shim is not None:
+                        shim.client.close()
         except BaseException as error:
             shimlog.close()
             await self._give_up(bundle, runtime, shim, alive=not isinstance(error, Closed))
@@ -180,7 +196,6 @@ class Manager:
                     error, "failed to create shim task: " if shim else "failed to start shim: "
                 ) from None
             raise
-        return shim
 
     async def _launch(self, bundle: Bundle, runtime: Runtime, request: CreateTaskRequest) -> Bootstrap:
         if not runtime.builtin or self._starter is None:
@@ -208,8 +223,8 @@ class Manager:
         try:
             return await Client.connect(bootstrap.address, timeout=self.timeouts.connect)
         except OSError as error:
-            raise Error(
-                f"failed to connect to shim at {bootstrap.address}: {error.strerror}: unknown"
+            raise Unavailable(
+                f"failed to connect to shim at {bootstrap.address}: {error.strerror}: unavailable"
             ) from None
 
     async def _create_task(self, shim: Shim, request: CreateTaskRequest) -> None:
@@ -274,20 +289,26 @@ class Manager:
     async def dismiss(self, shim: Shim) -> None:
         """Let the shim go, keep what it still had to say, remove the bundle."""
         shim.dismissed = True
+        if shim.runtime.builtin:
+            await asyncio.gather(self._shut_down(shim), self._remove_bundle(shim.bundle))
+            shim.hang_up()
+        else:  # Go's looks into its bundle once more, for the socket to remove
+            await self._shut_down(shim)
+            shim.hang_up()
+            await self._remove_bundle(shim.bundle)
+
+    async def _shut_down(self, shim: Shim) -> None:
         try:
             await shim.call("Shutdown", ShutdownRequest(id=shim.id), Empty, timeout=self.timeouts.shutdown)
         except Error as error:
             if not isinstance(error, NotFound):
                 log.warning("shim shutdown", id=shim.id, error=error.message)
-        shim.hang_up()
-        await self._remove_bundle(shim.bundle)
 
     async def _remove_bundle(self, bundle: Bundle) -> None:
-        reports = await asyncio.to_thread(reports_in, bundle)
-        if reports:
-            await self.journal.report(reports)
         try:
-            await asyncio.to_thread(bundle.remove)
+            if reports := await asyncio.to_thread(_remove_unless_reports, bundle):
+                await self.journal.report(reports)
+                await asyncio.to_thread(bundle.remove)
         except (OSError, Error) as error:
             log.error("bundle not removed", namespace=bundle.namespace, id=bundle.id, error=str(error))
 
@@ -405,6 +426,14 @@ class Manager:
         for shim in list(self._tasks.values()):
             if isinstance(shim, Shim):
                 shim.hang_up()
+
+
+def _remove_unless_reports(bundle: Bundle) -> list[ReportRequest]:
+    """Remove a bundle, unless it holds reports: then return these."""
+    reports = reports_in(bundle)
+    if not reports:
+        bundle.remove()
+    return reports
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -36,12 +36,24 @@ def loads(data: str | bytes) -> Any:
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data
     start = len(text) - len(text.lstrip(_SPACE))
     try:
-        value, end = _scan(text, start)
+        value, end = _scan_or_explain(text, start)
     except StopIteration as stop:
         raise ValueError(f"invalid JSON at character {stop.value}") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
     if text[end:].strip(_SPACE):
         raise ValueError(f"extra data at character {end}")
     return value
+
+
+def _scan_or_explain(text: str, start: int) -> tuple[Any, int]:
+    try:
+        return _scan(text, start)
+    except SystemError:
+        # The C half looks for its exception in a module that we spare ourselves until it is needed.
+        import json.decoder  # noqa: F401
+
+        return _scan(text, start)
 
 
 def dumps(value: Any, indent: str = "") -> str:

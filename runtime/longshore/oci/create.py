@@ -98,7 +98,7 @@ def create(
     launch.new_keyring = not no_new_keyring
     launch.preserve_fds = preserve_fds
     launch.console_socket = console_socket
-    with Undo() as undo:
+    with launch, Undo() as undo:
         pid = launch.run(undo)
         if pid_file:
             write_pid_file(pid_file, pid)
@@ -120,7 +120,7 @@ def _umask() -> int:
 
 
 class Launch:
-    """One container on its way from config.json to a waiting init."""
+    """One container on its way from config.json to a waiting init. ``with``: it holds a pidfd."""
 
     def __init__(self, root: str, container_id: str, bundle: str, config: dict[str, Any]) -> None:
         self.root = root
@@ -164,8 +164,15 @@ class Launch:
                 ours.close()
         finally:
             namespaces.close()
-        os.close(self.pidfd)
         return self.pid
+
+    def __enter__(self) -> Launch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def _check(self) -> None:
         process = self.config["process"]

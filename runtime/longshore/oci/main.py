@@ -98,6 +98,10 @@ def _run(verb: str, words: list[str], given: cli.Call) -> int:
         return _report(given.value("log"), prefix + str(error), status)
     except OSError as error:
         return _report(given.value("log"), prefix + explain(error), status)
+    except Exception as error:
+        if given.on("debug"):
+            raise
+        return _report(given.value("log"), f"{prefix}internal error: {explain(error)}", status)
 
 
 def _import(name: str):  # type: ignore[no-untyped-def]

@@ -53,7 +53,7 @@ def main(call: Call) -> int:
 
 
 def _run(call: Call, launch: Launch, detach: bool, relay: terminal.Relay | None = None) -> int:
-    with Undo() as undo:
+    with launch, Undo() as undo:
         pid = launch.run(undo)
         if call.value("pid-file"):
             write_pid_file(call.value("pid-file"), pid)

@@ -144,8 +144,9 @@ class Cgroup:
         Waits up to ``patience`` seconds for ending processes; raises OSError (EBUSY) after.
         """
         unique = list(dict.fromkeys(self.paths.values()))
+        deadline = time.monotonic() + patience
         for path in unique:
-            _remove_tree(path, time.monotonic() + patience)
+            _remove_tree(path, deadline)
         for path in unique:
             _remove_marked_parents(os.path.dirname(path))
 

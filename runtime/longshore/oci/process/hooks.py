@@ -41,7 +41,13 @@ def _run_one(hook: dict[str, Any], state: bytes) -> None:
         try:
             # Python ignores SIGPIPE and SIGXFSZ, and the shim blocks signals: neither is for a hook to inherit.
             pid = os.posix_spawn(
-                path, arguments, environment, file_actions=actions, setsigmask=(), setsigdef=(13, 25)
+                path,
+                arguments,
+                environment,
+                file_actions=actions,
+                setpgroup=0,
+                setsigmask=(),
+                setsigdef=(13, 25),
             )
         except OSError as error:
             raise HookFailed(f"fork/exec {path}: {(error.strerror or '').lower()}") from None
@@ -71,7 +77,8 @@ def _wait(pid: int, timeout: float | None) -> str:
             poll.register(pidfd, select.POLLIN)
             if not poll.poll(timeout * 1000):
                 overdue = True
-                processes.pidfd_send_signal(pidfd, 9)
+                # Its group: a shell's children would outlive it. (Not reaped yet, so that the number is its own.)
+                os.killpg(pid, 9)
         finally:
             os.close(pidfd)
     status = os.waitpid(pid, 0)[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,15 +14,15 @@ from longshore.api.services.images.v1.images_pb2_grpc import ImagesStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import oci
 from longshore.client.content import ingest_ref
+from longshore.client.unpack import Step, label_config, unpack_layer
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
+    from longshore.client.registries import Report
     from longshore.client.sources import Named, Source
+    from longshore.registry.client import Options
 
 Record = pb.Image
-
-UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
-GC_SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot"
 
 
 class Image:
@@ -150,41 +148,14 @@ class Image:
                 return chain[-1]
             except NotFound:
                 pass
-            for place, layer in enumerate(layers):
-                parent = chain[place - 1] if place else ""
-                await _unpack_layer(client, snapshotter, layer, diff_ids[place], chain[place], parent)
-            await client.content.label(config_blob.digest, {f"{GC_SNAPSHOT_LABEL}.{snapshotter}": chain[-1]})
+            for step in map(Step, layers, diff_ids, chain, ["", *chain]):
+                await unpack_layer(client, snapshotter, step)
+            await label_config(client, snapshotter, config_blob.digest, chain[-1])
         return chain[-1]
 
     async def delete(self, *, sync: bool = False) -> None:
         """Remove the name; with `sync` return after the garbage collection."""
         await self._client.images.delete(self.name, sync=sync)
-
-
-async def _unpack_layer(
-    client: AsyncClient, snapshotter: str, layer: Descriptor, diff_id: str, chain_id: str, parent: str
-) -> None:
-    snapshots = client.snapshots(snapshotter)
-    key = f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {chain_id}"
-    labels = {"containerd.io/snapshot.ref": chain_id}
-    try:
-        mounts = await snapshots.prepare(key, parent, labels)
-    except AlreadyExists:
-        await snapshots.stat(chain_id)
-        return
-    try:
-        applied = await client.diffs.apply(layer, mounts)
-        if applied.digest != diff_id:
-            raise DataLoss(f"layer {layer.digest} has DiffID {applied.digest}, not {diff_id}: data loss")
-        await snapshots.commit(chain_id, key)
-    except BaseException as error:
-        try:
-            await snapshots.remove(key)
-        except NotFound:
-            pass
-        if not isinstance(error, AlreadyExists):
-            raise
-    await client.content.label(layer.digest, {UNCOMPRESSED_LABEL: diff_id})
 
 
 class Images:
@@ -250,6 +221,46 @@ class Images:
                 for recorded in names(found):
                     images.append(await client.images.create(recorded, found.target, replace=True))
         return [Image(self._client, image.record) for image in images]
+
+    async def pull(
+        self,
+        name: str,
+        *,
+        platform: oci.Platform | None = None,
+        all_platforms: bool = False,
+        snapshotter: str = "overlayfs",
+        unpack: bool = True,
+        labels: Mapping[str, str] | None = None,
+        downloads: int = 3,
+        registry: Options | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Fetch an image from its registry, unpack it, and record it under its full name.
+
+        `name` may be short (``busybox``). Up to `downloads` layers come at a
+        time; what an interrupted pull left is used. `registry` says how to
+        reach it (`longshore.client.registries.options`); by default with the
+        credentials of Docker's config.json. `progress` is called with
+        `longshore.client.registries.Progress`, on the thread of the event loop.
+
+        Raises, with a `hint`: NotFound, Unauthenticated, PermissionDenied,
+        Unavailable, ResourceExhausted (rate limits), DataLoss (what came is
+        not what was promised), InvalidArgument (a name or configuration).
+        """
+        from longshore.client.pull import pull
+
+        return await pull(
+            self._client,
+            name,
+            platform=platform,
+            all_platforms=all_platforms,
+            snapshotter=snapshotter,
+            unpack=unpack,
+            labels=labels,
+            downloads=downloads,
+            registry=registry,
+            progress=progress,
+        )
 
     async def import_archive(
         self, archive: IO[bytes], *, base_name: str = "", digests: bool = False, index_name: str = ""

@@ -1,69 +1,21 @@
-"""Names of images. containerd stores a name as it is given; to complete ``busybox`` is the client's business."""
+"""Names of images, with the errors of the SDK; the rules are `longshore.registry.references`."""
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
-
 from longshore.api.errors import InvalidArgument
+from longshore.registry import references
+from longshore.registry.errors import InvalidReference
+from longshore.registry.references import DEFAULT_TAG, DOCKER_HUB, Reference
 
-DOCKER_HUB = "docker.io"
-DEFAULT_TAG = "latest"
-
-_DOMAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]+)?|\[[0-9A-Fa-f:]+\](?::[0-9]+)?")
-_PATH = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
-
-
-class Reference(NamedTuple):
-    """``domain/path:tag@digest``; tag and digest may be empty."""
-
-    domain: str
-    path: str
-    tag: str = ""
-    digest: str = ""
-
-    def __str__(self) -> str:
-        tag = f":{self.tag}" if self.tag else ""
-        digest = f"@{self.digest}" if self.digest else ""
-        return f"{self.domain}/{self.path}{tag}{digest}"
-
-    @property
-    def repository(self) -> str:
-        return f"{self.domain}/{self.path}"
+__all__ = ["DEFAULT_TAG", "DOCKER_HUB", "Reference", "normalize", "parse"]
 
 
 def parse(text: str) -> Reference:
     """Read a full or a short name: ``busybox`` is ``docker.io/library/busybox:latest``. Raises InvalidArgument."""
-    name, at, digest = text.partition("@")
-    head, colon, tag = name.rpartition(":")
-    if not colon or "/" in tag:  # no tag: the colon is a port's
-        head, tag, colon = name, "", ""
-    domain, path = _split_domain(head)
-    checks = (
-        (_DOMAIN, domain, "domain"),
-        (_PATH, path, "repository"),
-        (_TAG, tag if colon else DEFAULT_TAG, "tag"),
-        (_DIGEST, digest if at else f"sha256:{0:064}", "digest"),
-    )
-    for pattern, part, what in checks:
-        if pattern.fullmatch(part) is None:
-            raise InvalidArgument(f"invalid reference {text!r}: bad {what} {part!r}: invalid argument")
-    if not tag and not digest:
-        tag = DEFAULT_TAG
-    return Reference(domain, path, tag, digest)
-
-
-def _split_domain(name: str) -> tuple[str, str]:
-    first, slash, rest = name.partition("/")
-    if not slash or not ("." in first or ":" in first or first == "localhost" or first != first.lower()):
-        first, rest = DOCKER_HUB, name
-    if first == "index.docker.io":
-        first = DOCKER_HUB
-    if first == DOCKER_HUB and "/" not in rest:
-        rest = f"library/{rest}"
-    return first, rest
+    try:
+        return references.parse(text)
+    except InvalidReference as error:
+        raise InvalidArgument(f"{error.message}: invalid argument") from None
 
 
 def normalize(text: str) -> str:

@@ -177,6 +177,7 @@ class Images(Face[images.Images]):
     label = making(images.Images.label, Image)
     delete = blocking(images.Images.delete)
     fetch = listing(images.Images.fetch, Image)
+    pull = making(images.Images.pull, Image)
     import_archive = listing(images.Images.import_archive, Image)
     export_archive = blocking(images.Images.export_archive)
     list = listing(images.Images.list, Image)

@@ -112,6 +112,8 @@ async def _with_client(settings: Settings, work: Callable[[AsyncClient], Awaitab
 
 
 def failure(error: errors.Error, settings: Settings) -> Failure:
+    if error.hint:  # whoever raised it knows better than its class does
+        return Failure(error.message, error.hint)
     hint = next((text for kind, text in HINTS.items() if isinstance(error, kind)), "")
     message = error.message
     if isinstance(error, errors.Unavailable) and "connect" in message:

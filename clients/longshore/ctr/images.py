@@ -11,6 +11,7 @@ from longshore.api.errors import NotFound
 from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
+from longshore.ctr.images_pull import pull
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
@@ -248,6 +249,6 @@ async def unpack(client: AsyncClient, snapshotter: str, name: str) -> None:
     click.echo(await (await client.images.get(name)).unpack(snapshotter))
 
 
-for verb in (list_, check, import_, export, tag, delete, label, inspect, unpack):
+for verb in (list_, check, import_, export, pull, tag, delete, label, inspect, unpack):
     images.add_command(verb)
 images.aliases["i"] = "inspect"

@@ -17,6 +17,8 @@ class Error(Exception):
     """Base of all: an error of no known class travels as UNKNOWN, its text is all a client sees."""
 
     code: ClassVar[int] = 2
+    hint: str = ""
+    """What a person can do about it, where whoever raises it knows; it doesn't cross a socket."""
 
     @property
     def message(self) -> str:

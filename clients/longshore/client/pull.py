@@ -1,0 +1,343 @@
+"""Pulling: from a name at a registry to an image whose layers are snapshots.
+
+    lease -> resolve -> manifests (stored, labelled) -> configuration
+          -> layers: up to `downloads` at a time, each into a resumable ingest
+          -> snapshots: in order, each as soon as its layer and the one below are there
+          -> image record -> end of the lease
+
+The steps, names and labels are those of containerd's own client, so either
+finds what the other left: an ingest that broke off, blobs, snapshots. What was
+interrupted, by an error, by Ctrl-C, by kill -9, goes on where it stood with
+the next pull, as long as its lease (24 h) or a day has not passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
+from longshore.client import oci
+from longshore.client.content import Writer, ingest_ref
+from longshore.client.registries import (
+    LABEL_LIMIT,
+    Progress,
+    Report,
+    message_of,
+    options,
+    source_label,
+    translated,
+    with_source,
+)
+from longshore.client.unpack import Step, label_config, unpack_layer
+from longshore.registry.client import Options, Registry, Repository
+from longshore.registry.documents import Descriptor, Document, read_document
+from longshore.registry.errors import BadContent
+from longshore.registry.platforms import Platform, choose
+
+if TYPE_CHECKING:
+    from longshore.client.client import AsyncClient
+    from longshore.client.images import Image
+
+DOWNLOADS = 3
+LOCKED_DELAYS = (
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+)  # seconds between looks at an ingest that another pull writes
+
+
+class Wish(NamedTuple):
+    """What of an image is wanted. `snapshotter` "" stores it without unpacking; `every` means all platforms."""
+
+    platform: Platform
+    every: bool
+    snapshotter: str
+    downloads: int
+    metadata_only: bool = False
+
+
+async def pull(
+    client: AsyncClient,
+    name: str,
+    *,
+    platform: oci.Platform | None = None,
+    all_platforms: bool = False,
+    snapshotter: str = "overlayfs",
+    unpack: bool = True,
+    labels: Mapping[str, str] | None = None,
+    downloads: int = DOWNLOADS,
+    registry: Options | None = None,
+    progress: Report | None = None,
+) -> Image:
+    """See `Images.pull`."""
+    wanted = Platform(*(platform or oci.host_platform()))
+    wish = Wish(wanted, all_platforms, snapshotter if unpack else "", max(downloads, 1))
+    with translated(f"pull {name}"):
+        async with Registry(registry or options()) as door, client.leased() as leased:
+            repository = door.repository(name)
+            work = _Pull(leased, repository, wish, progress)
+            target = await work.run()
+            full = str(repository.reference)
+            image = await leased.images.create(full, message_of(target), labels or {}, replace=True)
+    found = await client.images.get(image.name)
+    found.platform = platform or found.platform
+    return found
+
+
+class _Pull:
+    def __init__(
+        self, client: AsyncClient, repository: Repository, wish: Wish, progress: Report | None
+    ) -> None:
+        self._client, self._repository, self._wish = client, repository, wish
+        self._report_to = progress
+        self._slots = asyncio.Semaphore(wish.downloads)
+        self._source = source_label(repository.reference.domain)
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> Descriptor:
+        target = await self._repository.resolve()
+        self._report("resolved", target, 0)
+        manifests = await self._manifests(target)
+        try:
+            for manifest in manifests:
+                await self._image(manifest)
+        finally:
+            await _cancel(self._under_way.values())
+        return target
+
+    # -- manifests ------------------------------------------------------------------------------------------
+
+    async def _manifests(self, blob: Descriptor) -> list[Document]:
+        """The manifests that are wanted, out of a manifest or a tree of indexes; stored and labelled."""
+        if not blob.is_document:
+            raise BadContent(f"{blob.digest} is a {blob.media_type}, which is no image")
+        document = await self._document(blob)
+        await self._client.content.label(blob.digest, _gc_labels(document))
+        if not blob.is_index:
+            return [document]
+        return [found for child in self._chosen(document) for found in await self._manifests(child)]
+
+    def _chosen(self, index: Document) -> Sequence[Descriptor]:
+        readable = [entry for entry in index.manifests if entry.is_document]
+        if self._wish.every:
+            return readable
+        found = choose(readable, self._wish.platform)
+        if found is None:
+            there = sorted({str(entry.platform) for entry in readable if entry.platform})
+            error = NotFound(
+                f"{self._repository.reference} for {self._wish.platform}: there is {', '.join(there) or 'nothing'}"
+                ": not found"
+            )
+            error.hint = "choose one of these with --platform"
+            raise error
+        return (found,)
+
+    async def _document(self, blob: Descriptor) -> Document:
+        """From the store when it is there, else from the registry into the store."""
+        try:
+            info = await self._client.content.info(blob.digest)
+        except NotFound:
+            document = await self._repository.document(blob)
+            await self._client.content.write(
+                ingest_ref(message_of(blob)),
+                document.data,
+                labels={self._source: self._repository.reference.path},
+            )
+            self._report("downloaded", blob, blob.size)
+            return document
+        document = read_document(blob, await self._client.content.read(blob.digest))
+        await self._exists(blob, info.labels)
+        return document
+
+    # -- one image ------------------------------------------------------------------------------------------
+
+    async def _image(self, manifest: Document) -> None:
+        if manifest.config is None:
+            raise BadContent(f"manifest {manifest.descriptor.digest} has no config")
+        await self._blob(manifest.config)
+        steps = await self._steps(manifest, manifest.config) if self._wish.snapshotter else []
+        missing = await self._first_missing(steps)
+        layers = manifest.layers[missing:]
+        fetches = [self._begin(layer) for layer in layers]
+        if steps:
+            await _all([self._unpack(steps[missing:], fetches), *map(_wait, fetches)])
+            await label_config(
+                self._client, self._wish.snapshotter, manifest.config.digest, steps[-1].chain_id
+            )
+        else:
+            await _all([_wait(fetch) for fetch in fetches])
+
+    async def _steps(self, manifest: Document, config: Descriptor) -> list[Step]:
+        """How the layers become snapshots; nothing for what is no container image (an attestation, a chart)."""
+        data = await self._client.content.read(config.digest)
+        try:
+            rootfs = json.loads(data).get("rootfs") or {}
+            diff_ids = [str(entry) for entry in rootfs.get("diff_ids") or []]
+        except (ValueError, AttributeError):
+            if "container.image" in config.media_type or "image.config" in config.media_type:
+                raise BadContent(f"config {config.digest} is no JSON object") from None
+            diff_ids = []
+        if not diff_ids and config.media_type not in (oci.CONFIG, oci.DOCKER_CONFIG):
+            return []
+        if len(diff_ids) != len(manifest.layers):
+            raise DataLoss(
+                f"image {self._repository.reference}: {len(manifest.layers)} layers,"
+                f" {len(diff_ids)} DiffIDs: data loss"
+            )
+        if any("in-toto" in layer.media_type for layer in manifest.layers):
+            return []
+        chain = oci.chain_ids(diff_ids)
+        return [
+            Step(message_of(layer), diff_id, chain_id, parent)
+            for layer, diff_id, chain_id, parent in zip(
+                manifest.layers, diff_ids, chain, ["", *chain], strict=False
+            )
+        ]
+
+    async def _first_missing(self, steps: Sequence[Step]) -> int:
+        """How many layers, from the bottom, are snapshots already."""
+        snapshots = self._client.snapshots(self._wish.snapshotter)
+        for count in range(len(steps), 0, -1):
+            try:
+                await snapshots.stat(steps[count - 1].chain_id)
+                return count
+            except NotFound:
+                continue
+        return 0
+
+    async def _unpack(self, steps: Sequence[Step], fetches: Sequence[asyncio.Task[None]]) -> None:
+        for step, fetch in zip(steps, fetches, strict=True):
+            await asyncio.shield(fetch)
+            blob = Descriptor(step.layer.media_type, step.layer.digest, step.layer.size)
+            self._report("unpacking", blob, 0)
+            await unpack_layer(self._client, self._wish.snapshotter, step)
+            self._report("unpacked", blob, blob.size)
+
+    # -- blobs ----------------------------------------------------------------------------------------------
+
+    def _begin(self, blob: Descriptor) -> asyncio.Task[None]:
+        """One download a blob, however often an image has it."""
+        task = self._under_way.get(blob.digest)
+        if task is None:
+            task = self._under_way[blob.digest] = asyncio.create_task(self._in_turn(blob))
+        return task
+
+    async def _in_turn(self, blob: Descriptor) -> None:
+        async with self._slots:
+            await self._blob(blob)
+
+    async def _blob(self, blob: Descriptor) -> None:
+        """Have it in the store, with the label that says where it is from."""
+        try:
+            info = await self._client.content.info(blob.digest)
+        except NotFound:
+            await self._download(blob)
+            return
+        await self._exists(blob, info.labels)
+
+    async def _exists(self, blob: Descriptor, labels: Mapping[str, str]) -> None:
+        present = labels.get(self._source, "")
+        value = with_source(present, self._repository.reference.path)
+        if value != present and len(self._source) + len(value) <= LABEL_LIMIT:
+            await self._client.content.label(blob.digest, {self._source: value})
+        self._report("exists", blob, blob.size)
+
+    async def _download(self, blob: Descriptor) -> None:
+        ref, hosts = ingest_ref(message_of(blob)), len(self._repository.hosts)
+        while True:
+            resumed = False
+            try:
+                async with self._ingest(ref, blob) as writer:
+                    resumed = writer.offset > 0
+                    await self._fill(writer, blob)
+                return
+            except AlreadyExists:  # somebody else's pull was faster
+                await self._exists(blob, (await self._client.content.info(blob.digest)).labels)
+                return
+            except BadContent:
+                # What the ingest has may be of several hosts and times: begin anew, at another host if there is one.
+                await self._drop(ref)
+                self._repository.distrust()
+                hosts -= 0 if resumed else 1
+                if hosts <= 0:
+                    raise
+
+    async def _fill(self, writer: Writer, blob: Descriptor) -> None:
+        self._report("downloading", blob, writer.offset)
+        if writer.offset > blob.size:
+            raise BadContent(f"ingest of {blob.digest} holds {writer.offset} of {blob.size} bytes")
+        if writer.offset < blob.size or blob.size == 0:
+            async for block in self._repository.open_unverified(blob, writer.offset):
+                await writer.write(block)
+                self._report("downloading", blob, writer.offset)
+        # The store has hashed every byte, those of earlier tries too.
+        actual = (await writer.status()).digest
+        if actual != blob.digest and blob.digest.startswith("sha256:"):
+            raise BadContent(f"what came as {blob.digest} has the digest {actual}")
+        labels = {self._source: self._repository.reference.path}
+        try:
+            await writer.commit(size=blob.size, expected=blob.digest, labels=labels)
+        except FailedPrecondition as error:
+            raise BadContent(error.message) from None
+        self._report("downloaded", blob, blob.size)
+
+    @asynccontextmanager
+    async def _ingest(self, ref: str, blob: Descriptor) -> AsyncIterator[Writer]:
+        """Open the ingest; one that another client is writing is waited for."""
+        looks = 0
+        while True:
+            opened = False
+            try:
+                async with self._client.content.writer(ref, size=blob.size, expected=blob.digest) as writer:
+                    opened = True
+                    yield writer
+                return
+            except Unavailable as error:
+                if opened or "locked" not in error.message:
+                    raise
+            await asyncio.sleep(LOCKED_DELAYS[min(looks, len(LOCKED_DELAYS) - 1)])
+            looks += 1
+
+    async def _drop(self, ref: str) -> None:
+        try:
+            await self._client.content.abort(ref)
+        except NotFound:
+            pass
+
+    def _report(self, stage: str, blob: Descriptor, offset: int) -> None:
+        if self._report_to is not None:
+            name = ingest_ref(message_of(blob))
+            self._report_to(Progress(stage, name, blob.digest, offset, blob.size))
+
+
+def _gc_labels(document: Document) -> dict[str, str]:
+    return oci.gc_labels(document.content)
+
+
+async def _wait(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all of it; the first failure ends the rest, and is raised."""
+    tasks = [asyncio.create_task(part) for part in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        await _cancel(tasks)
+
+
+async def _cancel(tasks: Any) -> None:
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,133 @@
+"""Registries from the SDK's side: how to reach them, their errors in the closed set, and news of a transfer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from longshore.api import errors
+from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
+from longshore.registry import credentials as identities
+from longshore.registry import errors as problems
+from longshore.registry.client import Options
+from longshore.registry.documents import Descriptor
+from longshore.registry.hosts import HUB_HOST, TLS, Settings
+from longshore.registry.policy import DEFAULT_POLICY, Policy
+
+__all__ = ["Options", "Progress", "Report", "options"]
+
+SOURCE_LABEL = "containerd.io/distribution.source"
+LABEL_LIMIT = 4096  # bytes of a label's key and value together
+
+
+class Progress(NamedTuple):
+    """News of one blob. `offset` and `total` are bytes.
+
+    `stage` is "resolved", "exists", "downloading", "downloaded", "unpacking",
+    "unpacked"; of a push "exists", "mounted", "uploading", "uploaded".
+    """
+
+    stage: str
+    name: str
+    digest: str
+    offset: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+
+
+def options(
+    *,
+    user: str = "",
+    registry: str = "",
+    hosts_dir: str = "",
+    plain_http: bool = False,
+    skip_verify: bool = False,
+    ca: str = "",
+    certificate: str = "",
+    key: str = "",
+    identity_token: str = "",
+    headers: Mapping[str, str] | None = None,
+    chunk_size: int = 0,
+    policy: Policy = DEFAULT_POLICY,
+    trace: Callable[[str], None] | None = None,
+) -> Options:
+    """How to reach registries, in the words of ctr's flags.
+
+    `user` is ``name:password`` or a name; `registry` is the host that it is
+    for. Without it, and without `identity_token`, Docker's config.json is
+    asked. `hosts_dir` holds a folder per registry with its hosts.toml.
+    """
+    tls = TLS((ca,) if ca else (), ((certificate, key),) if certificate else (), skip_verify)
+    return Options(
+        Settings(hosts_dir, plain_http, tls),
+        _identity(user, identity_token, registry),
+        policy,
+        tuple((headers or {}).items()),
+        chunk_size,
+        trace,
+    )
+
+
+def _identity(user: str, token: str, registry: str) -> identities.Provider:
+    if not user and not token:
+        return identities.docker_config(identities.config_path(os.environ))
+    name, _, secret = user.partition(":")
+    hosts = frozenset((HUB_HOST if registry == "docker.io" else registry,))
+    return identities.static(identities.Credentials("" if token else name, token or secret), hosts)
+
+
+KINDS: dict[type[problems.RegistryError], type[errors.Error]] = {
+    problems.InvalidReference: errors.InvalidArgument,
+    problems.BadConfiguration: errors.InvalidArgument,
+    problems.NotFound: errors.NotFound,
+    problems.Unauthorized: errors.Unauthenticated,
+    problems.Denied: errors.PermissionDenied,
+    problems.RateLimited: errors.ResourceExhausted,
+    problems.Unavailable: errors.Unavailable,
+    problems.Untrusted: errors.FailedPrecondition,
+    problems.BadContent: errors.DataLoss,
+    problems.Refused: errors.FailedPrecondition,
+}
+
+
+@contextmanager
+def translated(deed: str) -> Iterator[None]:
+    """Turn a registry's failure into one of `longshore.api.errors`, after `deed` ("pull busybox")."""
+    try:
+        yield
+    except problems.RegistryError as error:
+        raise translate(error, deed) from None
+
+
+def translate(error: problems.RegistryError, deed: str) -> errors.Error:
+    message = f"{deed}: {error.message}" if deed else error.message
+    if isinstance(error, problems.NotFound):
+        message += ": not found"
+    made = KINDS.get(type(error), errors.Error)(message)
+    made.hint = error.hint or "see the README of longshore.registry for what can be configured"
+    return made
+
+
+def message_of(blob: Descriptor) -> DescriptorMessage:
+    """As containerd's API has it."""
+    return DescriptorMessage(
+        media_type=blob.media_type, digest=blob.digest, size=blob.size, annotations=blob.annotations
+    )
+
+
+def source_label(domain: str) -> str:
+    return f"{SOURCE_LABEL}.{domain}"
+
+
+def with_source(present: str, repository: str) -> str:
+    """The repositories in which a blob is known: sorted, each once."""
+    return ",".join(sorted({*filter(None, present.split(",")), repository}))
+
+
+def sources(labels: Mapping[str, str], domain: str) -> Sequence[str]:
+    """The repositories of a registry that a blob came from."""
+    return [name for name in labels.get(source_label(domain), "").split(",") if name]

@@ -1,0 +1,58 @@
+"""From layers to snapshots: an active snapshot on the one below, Diff.Apply, a look at the DiffID, Commit."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from longshore.api.errors import AlreadyExists, DataLoss, NotFound
+
+if TYPE_CHECKING:
+    from longshore.api.types.descriptor_pb2 import Descriptor
+    from longshore.client.client import AsyncClient
+
+UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
+GC_SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot"
+REF_LABEL = "containerd.io/snapshot.ref"
+
+
+class Step(NamedTuple):
+    """One layer on its way: `diff_id` is the digest of its tar, `chain_id` the name of the snapshot it becomes."""
+
+    layer: Descriptor
+    diff_id: str
+    chain_id: str
+    parent: str
+
+
+async def unpack_layer(client: AsyncClient, snapshotter: str, step: Step) -> None:
+    """Make the layer a snapshot. One that somebody else made meanwhile serves as well. Raises DataLoss."""
+    snapshots = client.snapshots(snapshotter)
+    key = f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {step.chain_id}"
+    labels = {REF_LABEL: step.chain_id}
+    try:
+        mounts = await snapshots.prepare(key, step.parent, labels)
+    except AlreadyExists:
+        await snapshots.stat(step.chain_id)
+        return
+    try:
+        applied = await client.diffs.apply(step.layer, mounts)
+        if applied.digest != step.diff_id:
+            raise DataLoss(
+                f"layer {step.layer.digest} has DiffID {applied.digest}, not {step.diff_id}: data loss"
+            )
+        await snapshots.commit(step.chain_id, key, labels)
+    except BaseException as error:
+        try:
+            await snapshots.remove(key)
+        except NotFound:
+            pass
+        if not isinstance(error, AlreadyExists):
+            raise
+    await client.content.label(step.layer.digest, {UNCOMPRESSED_LABEL: step.diff_id})
+
+
+async def label_config(client: AsyncClient, snapshotter: str, config: str, top: str) -> None:
+    """The image's snapshots live as long as its configuration does."""
+    await client.content.label(config, {f"{GC_SNAPSHOT_LABEL}.{snapshotter}": top})

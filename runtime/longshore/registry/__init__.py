@@ -1,0 +1,1 @@
+"""Registries: the distribution protocol over HTTP. `client.Registry` is the door; see README.md."""

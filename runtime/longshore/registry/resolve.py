@@ -1,0 +1,87 @@
+"""From a tag or digest to a descriptor: HEAD, and GET where HEAD doesn't say enough."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from longshore.registry.documents import (
+    ACCEPT,
+    DOCKER_SCHEMA1,
+    LARGEST_DOCUMENT,
+    Descriptor,
+    digest_of,
+    media_type_of,
+)
+from longshore.registry.errors import BadContent, RegistryError
+from longshore.registry.fetch import Order, manifest_request
+from longshore.registry.hosts import Host
+from longshore.registry.references import Reference, is_digest
+from longshore.registry.transport import CONNECTION_ERRORS, Transport, failure
+
+
+async def resolve(transport: Transport, order: Order, reference: Reference) -> Descriptor:
+    """Ask each host that resolves, in order. Raises what the last of them said."""
+    last: RegistryError | None = None
+    for host in order.able("resolve"):
+        try:
+            found = await _at(transport, host, reference)
+        except RegistryError as error:
+            last = order.worst(last, error)
+            continue
+        order.prefer(host)
+        return found
+    raise last or RegistryError(f"no host of {reference.domain} is allowed to resolve", "see its hosts.toml")
+
+
+async def _at(transport: Transport, host: Host, reference: Reference) -> Descriptor:
+    request = manifest_request("HEAD", host, reference, reference.object)
+    request = request._replace(headers={"Accept": ACCEPT})
+    # Some registries refuse HEAD; 404 they mean.
+    async with transport.request(host, request, (200, 400, 403, 405, 406, 501)) as response:
+        found = _from_headers(host, response, reference) if response.status == 200 else None
+    if found is not None:
+        return found
+    async with transport.request(host, request._replace(method="GET"), (200,)) as response:
+        data = await _body(host, response)
+        return _from_body(host, response, data, reference)
+
+
+def _from_headers(host: Host, response: aiohttp.ClientResponse, reference: Reference) -> Descriptor | None:
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    digest = response.headers.get("Docker-Content-Digest", "")
+    size = response.headers.get("Content-Length", "")
+    generic = media_type in ("", "application/json", "application/octet-stream", "text/plain")
+    if generic or media_type.startswith(DOCKER_SCHEMA1) or not is_digest(digest) or not size.isdigit():
+        return None
+    _check(host, reference, digest, int(size))
+    return Descriptor(media_type, digest, int(size))
+
+
+def _from_body(host: Host, response: aiohttp.ClientResponse, data: bytes, reference: Reference) -> Descriptor:
+    algorithm = reference.digest.partition(":")[0] or "sha256"
+    digest = digest_of(data, algorithm)
+    promised = response.headers.get("Docker-Content-Digest", "")
+    if is_digest(promised) and promised.startswith(f"{algorithm}:") and promised != digest:
+        raise BadContent(f"{host.address}: what came as {promised} has the digest {digest}")
+    _check(host, reference, digest, len(data))
+    return Descriptor(media_type_of(response.headers.get("Content-Type", ""), data), digest, len(data))
+
+
+def _check(host: Host, reference: Reference, digest: str, size: int) -> None:
+    if reference.digest and digest != reference.digest:
+        raise BadContent(f"{host.address}: asked for {reference.digest}, it offers {digest}")
+    if not 0 < size <= LARGEST_DOCUMENT:
+        raise BadContent(f"{host.address}: {reference.object} has {size} bytes: no manifest has that many")
+
+
+async def _body(host: Host, response: aiohttp.ClientResponse) -> bytes:
+    parts, total = [], 0
+    try:
+        while part := await response.content.read(1 << 16):
+            parts.append(part)
+            total += len(part)
+            if total > LARGEST_DOCUMENT:
+                raise BadContent(f"{host.address}: a manifest of more than {LARGEST_DOCUMENT} bytes")
+    except CONNECTION_ERRORS as error:
+        raise failure(host, error) from None
+    return b"".join(parts)

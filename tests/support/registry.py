@@ -1,0 +1,123 @@
+"""Debian's docker-registry, the oracle among registries, on loopback; and images for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from support import goparts, process
+from support.folders import short_folder
+
+# bcrypt of "secret" for the user "anna": docker-registry takes no other hash.
+HTPASSWD = "anna:$2b$05$pOlS5pxjmEdKHramLUnJuul2W3qMu1ecwgBJPidrrNIVV0vpMu61m\n"
+USER, PASSWORD = "anna", "secret"
+
+
+class Registry:
+    """``with Registry() as registry: ctr("images", "push", "--plain-http", registry.name("box:1"))``.
+
+    `tls` is (certificate file, key file); `clients` a CA whose client
+    certificates are demanded; `htpasswd` protects it for `USER`; `token` is
+    docker-registry's own table for a token server.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: tuple[Path, Path] | None = None,
+        clients: Path | None = None,
+        htpasswd: bool = False,
+        token: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tls, self._clients, self._htpasswd, self._token = tls, clients, htpasswd, token
+        self._stack = ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Registry:
+        with self._stack:
+            self.folder = self._stack.enter_context(short_folder("reg-"))
+            self.log = self.folder / "log"
+            self.port = free_port()
+            self.address = f"localhost:{self.port}"
+            (self.folder / "config.yml").write_text(json.dumps(self._config()))  # JSON is YAML
+            self.start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if error is not None:
+                error.add_note(f"the registry's log ends with:\n{process.tail(self.log, 20)}")
+            self.kill()
+
+    def name(self, rest: str) -> str:
+        return f"{self.address}/{rest}"
+
+    def start(self) -> None:
+        """Start it, first or again, on the same port."""
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [goparts.path("docker-registry"), "serve", self.folder / "config.yml"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
+            )
+        process.eventually(self._listens, 30, "docker-registry listens")
+
+    def kill(self) -> None:
+        """SIGKILL: connections break off. Nothing if it isn't running."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _listens(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise process.NotReady(process.tail(self.log))
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _config(self) -> dict[str, Any]:
+        http: dict[str, Any] = {"addr": f"127.0.0.1:{self.port}", "secret": "of this test"}
+        if self._tls:
+            http["tls"] = {"certificate": str(self._tls[0]), "key": str(self._tls[1])}
+            if self._clients:
+                http["tls"]["clientcas"] = [str(self._clients)]
+        config: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"level": "info"},
+            "storage": {"filesystem": {"rootdirectory": str(self.folder / "store")}},
+            "http": http,
+        }
+        if self._htpasswd:
+            (self.folder / "htpasswd").write_text(HTPASSWD)
+            config["auth"] = {"htpasswd": {"realm": "test", "path": str(self.folder / "htpasswd")}}
+        if self._token:
+            config["auth"] = {"token": dict(self._token)}
+        return config
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def skopeo(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Debian's skopeo, without TLS and policy."""
+    line: Sequence[str | Path] = [goparts.path("skopeo"), "--insecure-policy", *words]
+    return subprocess.run(line, check=check, capture_output=True, text=True, timeout=120)

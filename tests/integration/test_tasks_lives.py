@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
 import pytest
 
+from longshore.api.services.tasks.v1 import tasks_pb2
 from longshore.api.types.runc.options.oci_pb2 import Options
 from longshore.api.types.task.task_pb2 import CREATED, RUNNING, STOPPED
-from support import images, require
+from support import images, require, soak
 from support.daemon import Longshore
 from support.folders import short_folder
 from support.process import eventually
@@ -227,6 +231,54 @@ def test_shim_killed_while_the_daemon_was_away(
         eventually(lambda: not bundle(daemon, "c1").exists())
         assert again.list() == []
         again.remove_container("c1")
+
+
+def test_cancelled_calls_leave_whole_things(
+    daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path
+) -> None:
+    """A client that gives up at any moment: the task is there, or nothing of it is."""
+    random = Random(6)
+    for _ in range(soak.times(12, 1000)):
+        api.container("c1", rootfs, *SLEEP, **runtime)
+        _cancel(random, api.tasks.Create, tasks_pb2.CreateTaskRequest(container_id="c1"), api)
+        with suppress_code(grpc.StatusCode.ALREADY_EXISTS):  # the cancelled one was carried out
+            api.create("c1")
+        eventually(lambda: api.list())  # it may still be under way
+        _cancel(random, api.tasks.Start, tasks_pb2.StartRequest(container_id="c1"), api)
+        _start_if_it_was_not(api)
+        assert api.get("c1").status == RUNNING
+        waiting = api.waiting("c1")
+        _cancel(random, api.tasks.Kill, tasks_pb2.KillRequest(container_id="c1", signal=9), api)
+        with suppress_code(grpc.StatusCode.NOT_FOUND):
+            api.kill("c1")
+        assert waiting.result().exit_status == 137
+        _cancel(random, api.tasks.Delete, tasks_pb2.DeleteTaskRequest(container_id="c1"), api)
+        with suppress_code(grpc.StatusCode.NOT_FOUND):
+            api.delete("c1")
+        eventually(lambda: not bundle(daemon, "c1").exists())
+        api.remove_container("c1")
+
+
+def _cancel(random: Random, method: Any, request: Any, api: Api) -> None:
+    call = method.future(request, metadata=api.metadata, timeout=30)
+    threading.Event().wait(random.uniform(0, 0.05))
+    call.cancel()
+
+
+def _start_if_it_was_not(api: Api) -> None:
+    try:
+        api.start("c1")
+    except grpc.RpcError as error:
+        assert "cannot start a running process" in (error.details() or "")
+
+
+@contextmanager
+def suppress_code(code: grpc.StatusCode) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() != code:
+            raise
 
 
 def _runs(pid: int) -> bool:

@@ -53,10 +53,15 @@ def rehearse(directory: str, settle: Callable[[str], None]) -> None:
             for _ in range(ROUNDS):
                 settle(folder)
                 stage.play()
+                stage.work()
         finally:
             stage.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _nothing() -> None:
+    return None
 
 
 class _StandIns(Workers):
@@ -81,6 +86,8 @@ class _Stage:
         self._loop.on_error = lambda _: None
         self._workers = _StandIns(self._loop)
         self._reaper = Reaper(self._workers)
+        self._real_workers = Workers(self._loop)
+        self._reaper_of_real = Reaper(self._real_workers)
         self._grpc = socket.socket(socket.AF_UNIX)
         self._grpc.bind("")
         self._grpc.listen()
@@ -105,9 +112,11 @@ class _Stage:
 
         self._workers.answer = {
             "pid": INIT,
+            "oom_file": "",
             "own_pid_namespace": True,
             "cgroup_paths": {},
             "cgroup_version": 1,
+            "directory": "",
         }
         options = typeurls.pack(Options())
         call(
@@ -141,6 +150,14 @@ class _Stage:
         ours.close()
         self._turn()
         del client
+
+    def work(self) -> None:
+        """One worker, a real one."""
+        done = self._real_workers.run(_nothing)
+        while not done.done:
+            self._loop.turn()
+        while self._real_workers.busy:
+            self._reaper_of_real.reap()
 
     def close(self) -> None:
         self._events.retire()

@@ -18,12 +18,11 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, NamedTuple, NoReturn
 
 from longshore.api.errors import Error
-from longshore.linux import files, processes
+from longshore.linux import files
 from longshore.shim import command, library, rehearsal  # noqa: F401  (loaded before the first fork, for the workers)
 from longshore.shim.daemon import Daemon
 from longshore.shim.runtime import DEFAULT_ROOT
@@ -34,6 +33,7 @@ DEFAULT_SOCKET_DIR = "/run/containerd/s"
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 MAX_OOM_SCORE = 1000
 _PATH_LIMIT = 107
+_LAST_FD = 0x7FFFFFFF
 _CREDENTIALS = struct.Struct("iII")
 PROTOCOL = "ttrpc"
 
@@ -75,6 +75,8 @@ def _rehearse_start(folder: str) -> None:
     place = settle(parameters)
     if place.listener is not None:
         place.listener.close()
+        os.unlink(place.path)
+    _argument_area()
 
 
 def from_zygote(reply: int) -> NoReturn:
@@ -101,15 +103,19 @@ def from_zygote(reply: int) -> NoReturn:
 def settle(parameters: Parameters) -> Place:
     """Listen on the shim's socket, or find that a shim of the group does. Raises Error or OSError."""
     directory = parameters.socket_dir or DEFAULT_SOCKET_DIR
-    os.makedirs(directory, 0o700, exist_ok=True)
     path = socket_path(directory, parameters.address, parameters.namespace, group(parameters))
-    with _locked(f"{directory}/lock"):
-        running = _answering(path)
-        if running:
-            return Place(path, None, running)
-        with suppress(FileNotFoundError):
+    # Two starts of one group must not both find the socket dead and replace it.
+    lock = _open_lock(directory)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            running = _answering(path)
+            if running:
+                return Place(path, None, running)
             os.unlink(path)
         return Place(path, _listen(path), os.getpid())
+    finally:
+        os.close(lock)
 
 
 def serve(place: Place, parameters: Parameters) -> NoReturn:
@@ -186,49 +192,61 @@ def _listen(path: str) -> socket.socket:
     return listener
 
 
-@contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """Two starts of one group must not both find the socket dead and replace it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _open_lock(directory: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
+        return os.open(f"{directory}/lock", flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(directory, 0o700, exist_ok=True)
+        return os.open(f"{directory}/lock", flags, 0o600)
 
 
 def _become_daemon(listener: int, parameters: Parameters) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    processes.close_fds_except([0, 1, 2, listener])
+    os.closerange(3, listener)
+    os.closerange(listener + 1, _LAST_FD)
     os.chdir("/")
     os.umask(0o022)
-    processes.set_name("longshore-shim")
+    _write("/proc/self/comm", b"longshore-shim", 0)
     _set_title(
         f"containerd-shim-longshore-v1 -namespace {parameters.namespace} -id {parameters.id} "
         f"-address {parameters.address}"
     )
     _raise_oom_score()
     gc.disable()
-    gc.freeze()
 
 
 def _raise_oom_score() -> None:
     """One above the daemon's (inherited): in need, the kernel takes us before it takes the daemon."""
-    with suppress(OSError, ValueError):
-        score = int(files.read_bounded("/proc/self/oom_score_adj"))
-        files.write_file("/proc/self/oom_score_adj", str(min(score + 1, MAX_OOM_SCORE)))
+    score = int(files.read_bounded("/proc/self/oom_score_adj"))
+    _write("/proc/self/oom_score_adj", b"%d" % min(score + 1, MAX_OOM_SCORE), 0)
 
 
 def _set_title(title: str) -> None:
     """Show in ps which container this is: overwrite the arguments that we were started with."""
-    with suppress(OSError, ValueError, IndexError):
-        fields = files.read_bounded("/proc/self/stat").rpartition(b")")[2].split()
-        start, end = int(fields[45]), int(fields[46])
-        data = title.encode()[: end - start - 1]
-        memory = os.open("/proc/self/mem", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(memory, data + bytes(end - start - len(data)), start)
-        finally:
-            os.close(memory)
+    start, end = _argument_area()
+    data = title.encode()[: end - start - 1]
+    _write("/proc/self/mem", data + bytes(end - start - len(data)), start)
+
+
+@cache
+def _argument_area() -> tuple[int, int]:
+    """Where the kernel put the arguments; the same in every child, so the zygote asks once."""
+    fields = files.read_bounded("/proc/self/stat").rpartition(b")")[2].split()
+    return int(fields[45]), int(fields[46])
+
+
+def _write(path: str, data: bytes, offset: int) -> None:
+    """Write to a file of the kernel's; that it doesn't let us is no reason not to run."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.pwrite(fd, data, offset)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)

@@ -28,13 +28,14 @@ from longshore.api.runtime.task.v3.shim_pb2 import CreateTaskRequest, ExecProces
 from longshore.linux import files, mounts
 from longshore.linux.cgroup import layout
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.shim import console, runtime, stats, stdio
+from longshore.shim import console, oom, runtime, stats, stdio
+from longshore.shim.direct import Direct
 from longshore.shim.events import Publisher
 from longshore.shim.loop import Loop, spawn
 from longshore.shim.oom import OomWatch
 from longshore.shim.process import Container, Process
 from longshore.shim.reaper import Exit, Reaper
-from longshore.shim.runtime import Runtime, Settings
+from longshore.shim.runtime import Made, Runtime, Settings
 from longshore.shim.stdio import Owner, Streams
 from longshore.shim.workers import WORKER_DIED, WorkerFailed, Workers
 
@@ -107,23 +108,40 @@ class Tasks:
         runner = runtime.choose(settings, self._namespace, request.bundle)
         container = Container(request.id, request.bundle, settings, runner, init)
         rootfs = [mounts.Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
+        container.mounted = bool(rootfs)
+
+        oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
         def work(console_path: str) -> dict[str, Any]:
-            return _create_here(container, rootfs, console_path)
+            return _create_here(container, rootfs, console_path, oom_event)
 
         with self._reaper.expecting():
-            made = await self._launch(container, init, work, lambda: _remove_here(container, force=True))
+            try:
+                made = await self._launch(
+                    container, init, work, lambda: _remove_here(container, force=True), keep=[oom_event]
+                )
+            except BaseException:
+                os.close(oom_event)
+                raise
             init.pid = made["pid"]
             container.own_pid_namespace = made["own_pid_namespace"]
             container.cgroup_paths, container.cgroup_version = made["cgroup_paths"], made["cgroup_version"]
+            if made["directory"]:
+                cgroup = Cgroup(container.cgroup_paths, container.cgroup_version)
+                container.direct = Direct(self._loop, made["directory"], cgroup)
             self._containers[container.id] = container
             self._publish(container, "/tasks/create", _created(request, init.pid))
-            self._watch_oom(container)
+            self._watch_oom(container, oom_event, made["oom_file"])
             self._reaper.own(init.pid, lambda ending: self._init_ended(container, ending))
         return container
 
     async def _launch(
-        self, container: Container, process: Process, work: Callable[[str], Any], undo: Callable[[], None]
+        self,
+        container: Container,
+        process: Process,
+        work: Callable[[str], Any],
+        undo: Callable[[], None],
+        keep: Sequence[int] = (),
     ) -> Any:
         """Open a process' streams and run `work` (in a worker) with them; all closed again if it fails.
 
@@ -137,9 +155,9 @@ class Tasks:
         process.stdio = streams
         try:
             if process.streams.terminal:
-                result = await self._with_console(container, streams, work, undo)
+                result = await self._with_console(container, streams, work, undo, keep)
             else:
-                result = await self._run_or_undo(lambda: work(""), streams, undo)
+                result = await self._run_or_undo(lambda: work(""), streams, undo, keep)
         except BaseException:
             process.stdio = None
             await streams.close()
@@ -148,10 +166,10 @@ class Tasks:
         return result
 
     async def _run_or_undo(
-        self, work: Callable[[], Any], streams: stdio.Stdio, undo: Callable[[], None]
+        self, work: Callable[[], Any], streams: stdio.Stdio, undo: Callable[[], None], keep: Sequence[int]
     ) -> Any:
         try:
-            return await self._workers.run(work, stdio=streams.child_fds())
+            return await self._workers.run(work, stdio=streams.child_fds(), keep=keep)
         except WorkerFailed as error:
             if error.kind == WORKER_DIED:
                 await self._workers.run(undo)
@@ -163,9 +181,10 @@ class Tasks:
         streams: stdio.Stdio,
         work: Callable[[str], Any],
         undo: Callable[[], None],
+        keep: Sequence[int],
     ) -> Any:
         with console.ConsoleSocket(self._loop, container.bundle) as socket:
-            result = await self._run_or_undo(lambda: work(socket.path), streams, undo)
+            result = await self._run_or_undo(lambda: work(socket.path), streams, undo, keep)
             try:
                 streams.attach(await self._loop.within(CONSOLE_SECONDS, socket.master))
             except (OSError, TimeoutError) as error:
@@ -173,17 +192,15 @@ class Tasks:
                 raise Error(f"failed to retrieve console master: {error}") from None
         return result
 
-    def _watch_oom(self, container: Container) -> None:
-        cgroup = Cgroup(container.cgroup_paths, container.cgroup_version)
-        try:
-            container.oom = OomWatch(
-                self._loop,
-                cgroup,
-                lambda: self._publish(container, "/tasks/oom", events.TaskOOM(container_id=container.id)),
-            )
-        except (OSError, KeyError) as error:
+    def _watch_oom(self, container: Container, event: int, file: str) -> None:
+        if not file:
             # A host without a memory controller: the container runs, out-of-memory goes unreported.
-            self._loop.on_error(error)
+            os.close(event)
+            return
+        message = events.TaskOOM(container_id=container.id)
+        container.oom = OomWatch(
+            self._loop, event, file, lambda: self._publish(container, "/tasks/oom", message)
+        )
 
     # Exec and start
 
@@ -223,7 +240,11 @@ class Tasks:
         return process
 
     async def _start_init(self, container: Container) -> None:
-        await self._workers.run(lambda: container.runtime.start(container.id))
+        direct = container.direct
+        if direct is not None and direct.startable():
+            await direct.start()
+        else:
+            await self._workers.run(lambda: container.runtime.start(container.id))
         container.init.state = "running"
         started = events.TaskStart(container_id=container.id, pid=container.init.pid)
         self._publish(container, "/tasks/start", started)
@@ -323,7 +344,8 @@ class Tasks:
 
     async def _delete_container(self, container: Container) -> None:
         init = container.init
-        await self._workers.run(lambda: _remove_here(container, force=False))
+        if not self._remove_directly(container):
+            await self._workers.run(lambda: _remove_here(container, force=False))
         if init.state != "stopped":
             await self._loop.within(DELETE_SECONDS, init.exited)
         for process in (*container.execs.values(), init):
@@ -337,6 +359,22 @@ class Tasks:
             deleted.exited_at.FromNanoseconds(init.ending.at)
         self._publish(container, "/tasks/delete", deleted)
         container.journal.close()
+
+    def _remove_directly(self, container: Container) -> bool:
+        """Remove a container here and now; False if a worker must do it, or the rest of it.
+
+        To unmount may mean to write a disk's caches out, so it is done here only
+        when there is nobody else to be kept waiting.
+        """
+        if container.direct is None or container.init.state != "stopped":
+            return False
+        if container.mounted and len(self._containers) + len(self._creating) > 1:
+            return False
+        if not container.direct.delete():
+            return False
+        if container.mounted:
+            mounts.unmount_all(f"{container.bundle}/rootfs")
+        return True
 
     def _collect(self) -> None:
         self._deleted += 1
@@ -455,7 +493,9 @@ def _kill_error(error: Error) -> Error:
 # In workers
 
 
-def _create_here(container: Container, rootfs: Sequence[mounts.Mount], console_path: str) -> dict[str, Any]:
+def _create_here(
+    container: Container, rootfs: Sequence[mounts.Mount], console_path: str, oom_event: int
+) -> dict[str, Any]:
     settings, bundle = container.settings, container.bundle
     runtime.save(bundle, settings)
     if settings.shim_cgroup:
@@ -473,21 +513,24 @@ def _create_here(container: Container, rootfs: Sequence[mounts.Mount], console_p
     except BaseException:
         mounts.unmount_all(f"{bundle}/rootfs")
         raise
-    paths, version = _cgroup_of(pid)
+    try:
+        made = container.runtime.made(container.id, pid)
+    except OSError:
+        # Killed already: its exit will say so.
+        made = Made({}, 1, "")
     return {
         "pid": pid,
+        "oom_file": _arm_oom(oom_event, made.cgroup_paths, made.cgroup_version),
         "own_pid_namespace": _own_pid_namespace(spec),
-        "cgroup_paths": paths,
-        "cgroup_version": version,
+        **made._asdict(),
     }
 
 
-def _cgroup_of(pid: int) -> tuple[dict[str, str], int]:
+def _arm_oom(event: int, paths: dict[str, str], version: int) -> str:
     try:
-        return stats.find(pid)
-    except OSError:
-        # Killed already: its exit will say so.
-        return {}, 1
+        return oom.arm(event, paths, version)
+    except (OSError, KeyError):
+        return ""
 
 
 def _move_into_cgroup(pid: int, path: str) -> None:

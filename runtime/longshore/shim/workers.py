@@ -48,6 +48,11 @@ class Workers:
         self._loop = loop
         self._jobs: dict[int, _Job] = {}
 
+    @property
+    def busy(self) -> bool:
+        """Whether a worker is still to be reaped."""
+        return bool(self._jobs)
+
     def run(
         self,
         function: Callable[[], Any],

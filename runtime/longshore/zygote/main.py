@@ -16,11 +16,16 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from importlib import import_module
 from typing import NoReturn
 
 from longshore.linux import processes
 from longshore.zygote import wire
+
+# Without the enums that the signal module wraps them in: they would cost each shim 100 KiB of written pages.
+_set_handler: Callable[[int, int], object] = import_module("_signal").signal
+_SIGCHLD = int(signal.SIGCHLD)
 
 # Loaded before the first fork, shared by all children. Whatever a child enters a container with must
 # be here: nothing may be imported there. What only workers use comes first, what shims live by last:
@@ -73,13 +78,11 @@ def _warm() -> None:
 def _child(kind: bytes, fds: list[int], control: socket.socket) -> NoReturn:
     try:
         control.detach()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        processes.close_fds_except([0, 1, 2, *fds])
+        _set_handler(_SIGCHLD, 0)
         if kind == wire.SHIM:
-            from longshore.shim import start
-
-            start.from_zygote(fds[0])
+            import_module("longshore.shim.start").from_zygote(fds[0])
         elif kind == wire.CALL:
+            processes.close_fds_except([0, 1, 2, *fds])
             _work(fds[0], fds[1:])
     except BaseException:
         # The last thing between a mistake and the zygote's own loop, where a child must never return to.

@@ -24,9 +24,9 @@ def start(root: str, id: str) -> None:
     """
     container = state.load(root, id)
     container.require("start")
-    report = _open_report(container)
+    report = let_go(container.directory)
     try:
-        _let_go(container)
+        os.set_blocking(report, True)
         failure = _wait(report)
     finally:
         os.close(report)
@@ -35,17 +35,32 @@ def start(root: str, id: str) -> None:
     _poststart(container)
 
 
-def _open_report(container: State) -> int:
+def let_go(directory: str) -> int:
+    """Release the init that waits in a state directory; a non-blocking FIFO, where it says why it failed.
+
+    End of file there means that it has executed, or ended. Raises WrongState.
+    """
     try:
-        fd = os.open(f"{container.directory}/{state.REPORT_FIFO}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        report = os.open(f"{directory}/{state.REPORT_FIFO}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise WrongState("cannot start an already running container") from None
-    os.set_blocking(fd, True)
-    return fd
+    try:
+        _write_byte(f"{directory}/{state.START_FIFO}")
+    except BaseException:
+        os.close(report)
+        raise
+    return report
 
 
-def _let_go(container: State) -> None:
-    path = f"{container.directory}/{state.START_FIFO}"
+def forget_fifo(directory: str) -> None:
+    """Remove the FIFO of `let_go`, whose end has been seen."""
+    try:
+        os.unlink(f"{directory}/{state.REPORT_FIFO}")
+    except FileNotFoundError:
+        pass
+
+
+def _write_byte(path: str) -> None:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -71,10 +86,7 @@ def _wait(report: int) -> str:
 
 
 def _poststart(container: State) -> None:
-    try:
-        os.unlink(f"{container.directory}/{state.REPORT_FIFO}")
-    except FileNotFoundError:
-        pass
+    forget_fifo(container.directory)
     configured = container.config["hooks"].get("poststart")
     if not configured:
         return

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from longshore.linux import files, processes
-from longshore.shim.runtime import RuntimeFailure
+from longshore.shim import stats
+from longshore.shim.runtime import Made, RuntimeFailure
 
 _DEFAULTS = (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -38,6 +39,10 @@ class Command:
             arguments.append("--no-new-keyring")
         self._run([*arguments, id], "create", keep_output=True)
         return _pid(pid_file)
+
+    def made(self, id: str, pid: int) -> Made:
+        paths, version = stats.find(pid)
+        return Made(paths, version, "")
 
     def start(self, id: str) -> None:
         self._run(["start", id], "start")

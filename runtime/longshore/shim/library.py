@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from longshore.oci import create, delete, errors, kill, pause, ps, resume, start, update
+from longshore.oci import create, delete, errors, kill, pause, ps, resume, start, state, update
 from longshore.oci import exec as exec_
-from longshore.shim.runtime import RuntimeFailure
+from longshore.shim.runtime import Made, RuntimeFailure
 
 
 class Library:
@@ -17,7 +17,7 @@ class Library:
         self._systemd_cgroup = systemd_cgroup
 
     def create(self, bundle: str, id: str, *, console: str, no_pivot: bool, no_new_keyring: bool) -> int:
-        with _Worded("create"):
+        with Worded("create"):
             return create.create(
                 self._root,
                 id,
@@ -29,12 +29,19 @@ class Library:
                 systemd_cgroup=self._systemd_cgroup,
             )
 
+    def made(self, id: str, pid: int) -> Made:
+        container = state.load(self._root, id)
+        hooks = container.config["hooks"]
+        simple = not hooks.get("poststart") and not hooks.get("poststop")
+        cgroup = container.cgroup
+        return Made(cgroup.paths, cgroup.version, container.directory if simple else "")
+
     def start(self, id: str) -> None:
-        with _Worded("start"):
+        with Worded("start"):
             start.start(self._root, id)
 
     def execute(self, bundle: str, id: str, exec_id: str, process: bytes, *, console: str) -> int:
-        with _Worded("exec"):
+        with Worded("exec"):
             return exec_.execute(
                 self._root,
                 id,
@@ -44,31 +51,31 @@ class Library:
             )
 
     def kill(self, id: str, signal: int, *, all: bool) -> None:
-        with _Worded("kill"):
+        with Worded("kill"):
             kill.kill(self._root, id, signal, all=all)
 
     def delete(self, id: str, *, force: bool) -> None:
-        with _Worded("delete"):
+        with Worded("delete"):
             delete.delete(self._root, id, force=force)
 
     def pause(self, id: str) -> None:
-        with _Worded("pause"):
+        with Worded("pause"):
             pause.pause(self._root, id)
 
     def resume(self, id: str) -> None:
-        with _Worded("resume"):
+        with Worded("resume"):
             resume.resume(self._root, id)
 
     def update(self, id: str, resources: bytes) -> None:
-        with _Worded("update"):
+        with Worded("update"):
             update.update(self._root, id, json.loads(resources))
 
     def pids(self, id: str) -> list[int]:
-        with _Worded("ps"):
+        with Worded("ps"):
             return ps.pids(self._root, id)
 
 
-class _Worded:
+class Worded:
     """Clients see the same sentence whichever runtime failed."""
 
     def __init__(self, verb: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from longshore.api.errors import FailedPrecondition, NotFound
 from longshore.shim import states
+from longshore.shim.direct import Direct
 from longshore.shim.events import Journal
 from longshore.shim.loop import Lock, Promise
 from longshore.shim.oom import OomWatch
@@ -68,6 +69,9 @@ class Container:
         self.own_pid_namespace = True
         self.cgroup_paths: dict[str, str] = {}
         self.cgroup_version = 1
+        # For a container whose start and delete need no worker.
+        self.direct: Direct | None = None
+        self.mounted = False
         self.oom: OomWatch | None = None
 
     def process(self, exec_id: str) -> Process:

@@ -39,11 +39,26 @@ class Settings(NamedTuple):
     shim_cgroup: str = ""
 
 
+class Made(NamedTuple):
+    """What a runtime made: the cgroup's directories by controller, and its version.
+
+    `directory` is set if start and delete of this container need no worker: the
+    state directory of our own runtime (see `longshore.shim.direct`).
+    """
+
+    cgroup_paths: dict[str, str]
+    cgroup_version: int
+    directory: str
+
+
 class Runtime(Protocol):
     """The verbs. All raise `Error` with the runtime's words."""
 
     def create(self, bundle: str, id: str, *, console: str, no_pivot: bool, no_new_keyring: bool) -> int:
         """Make a container with our descriptors 0, 1, 2 (or `console`); its pid, waiting for `start`."""
+
+    def made(self, id: str, pid: int) -> Made:
+        """About the container that `create` just made. Raises OSError when it has been killed already."""
 
     def start(self, id: str) -> None: ...
 

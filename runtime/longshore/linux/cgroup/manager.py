@@ -49,6 +49,7 @@ WRITES_V2: tuple[Writes, ...] = (
 _ENODEV = 19
 _EBUSY = 16
 _ENOTEMPTY = 39
+_RACES = 100  # lost against others that remove the parent we need
 
 
 class Cgroup:
@@ -80,10 +81,23 @@ class Cgroup:
                 self._inherit_cpuset(self.paths["cpuset"])
         except BaseException:
             for path in reversed(made):
-                os.rmdir(path)
+                try:
+                    os.rmdir(path)
+                except FileNotFoundError:
+                    pass  # a parent that another container found empty
             raise
 
     def _make(self, path: str, made: list[str]) -> None:
+        """Make `path` with its parents, which another container may be removing at the same time."""
+        for _ in range(_RACES):
+            try:
+                self._make_missing(path, made)
+                return
+            except FileNotFoundError:
+                continue  # a parent that was there went between our look and our mkdir
+        self._make_missing(path, made)
+
+    def _make_missing(self, path: str, made: list[str]) -> None:
         missing: list[str] = []
         while not os.path.isdir(path):
             missing.append(path)

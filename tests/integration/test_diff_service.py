@@ -241,7 +241,7 @@ def wide(files: int) -> bytes:
 
 
 async def test_the_loop_stays_free(client: Client, tmp_path: Path) -> None:
-    data = wide(4_000)
+    data = wide(1_500)
     descriptor = await client.put(data)
     mounts = list(await client.native.prepare(client.scope, "key", "", {}))
     request = ApplyRequest(diff=descriptor, mounts=messages(mounts))
@@ -258,7 +258,7 @@ async def test_the_loop_stays_free(client: Client, tmp_path: Path) -> None:
     # The copy for a child, its usage and its removal, too.
     await client.native.commit(client.scope, "base", "key", {})
     await client.native.prepare(client.scope, "child", "base", {})
-    assert (await client.native.usage(client.scope, "child")).inodes == 4_101
+    assert (await client.native.usage(client.scope, "child")).inodes == 1_601
     await client.native.remove(client.scope, "child")
     await client.native.remove(client.scope, "base")
     await client.native.cleanup()
@@ -280,7 +280,7 @@ def workers(daemon: Longshore) -> list[int]:
 
 
 async def test_a_killed_worker(client: Client, daemon: Longshore) -> None:
-    descriptor = await client.put(wide(5_000))
+    descriptor = await client.put(wide(3_000))
     mounts = list(await client.overlay.prepare(client.scope, "key", "", {}))
     request = ApplyRequest(diff=descriptor, mounts=messages(mounts))
     work = asyncio.ensure_future(ask(client.stub.Apply, request, client.scope))

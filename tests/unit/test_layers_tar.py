@@ -127,7 +127,7 @@ def test_a_damaged_archive_fails_or_is_still_an_archive(data: st.DataObject) -> 
         pass
 
 
-@pytest.mark.parametrize("cut", [1, 100, 511, 513, 800, 1023, 1025, 1500])
+@pytest.mark.parametrize("cut", [1, 100, 511, 513, 800, 1411, 1540, 1700])
 def test_truncation_is_an_error(cut: int) -> None:
     data = layer(member("a", data=b"x" * 900), member("b"))
     with pytest.raises(InvalidLayer, match="unexpected EOF"):

@@ -105,9 +105,11 @@ class Reader:
         sparse_pairs: list[bytes] = []
         long_name = long_link = None
         while True:
-            self._skip(self._left + self._padding)
+            if not self._skip(self._left):
+                raise InvalidLayer("tar: unexpected EOF in the data of an entry")
+            # Some writers leave the last block short; it is the end then.
+            header = self._header() if self._skip(self._padding) else None
             self._left = self._padding = 0
-            header = self._header()
             if header is None:
                 if extensions or long_name is not None or long_link is not None:
                     raise InvalidLayer("tar: unexpected EOF after an extended header")
@@ -192,16 +194,18 @@ class Reader:
         self._position = end
         return memoryview(self._buffer)[start:end]
 
-    def _skip(self, count: int) -> None:
+    def _skip(self, count: int) -> bool:
+        """Pass over bytes; False if the stream has no more."""
         while count:
             available = len(self._buffer) - self._position
             if available >= count:
                 self._position += count
-                return
+                return True
             count -= available
             self._position = len(self._buffer)
             if not self._refill():
-                raise InvalidLayer("tar: unexpected EOF in the data of an entry")
+                return False
+        return True
 
     # -- headers --------------------------------------------------------------------------------------------
 

@@ -89,6 +89,7 @@ class Writer:
         body = b"".join(_record(key, records[key]) for key in sorted(records))
         directory, _, base = name.rstrip(b"/").rpartition(b"/")
         shown = b"/".join(part for part in (directory, b"PaxHeaders.0", base) if part)
+        shown = _ascii(shown)[:_NAME].rstrip(b"/")
         self._write(_header(shown, _PAX, 0, 0, 0, len(body), 0, b"", None))
         self._write(body + bytes(-len(body) % BLOCK))
 

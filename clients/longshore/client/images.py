@@ -262,6 +262,40 @@ class Images:
             progress=progress,
         )
 
+    async def push(
+        self,
+        name: str,
+        *,
+        source: str = "",
+        target: Descriptor | None = None,
+        platform: oci.Platform | None = None,
+        foreign_layers: bool = False,
+        uploads: int = 3,
+        registry: Options | None = None,
+        progress: Report | None = None,
+    ) -> str:
+        """Send an image to the registry in `name`, and answer the digest that has this name there.
+
+        The image is the one called `source`, by default `name` itself; or any
+        manifest or index, given as `target`. With `platform` only that
+        platform's manifest is sent. What the registry has is not sent again.
+        `foreign_layers`: also those whose makers don't want them distributed.
+        Errors, `registry` and `progress` are as with `pull`.
+        """
+        from longshore.client.push import push
+
+        return await push(
+            self._client,
+            name,
+            source=source,
+            target=target,
+            platform=platform,
+            foreign_layers=foreign_layers,
+            uploads=uploads,
+            registry=registry,
+            progress=progress,
+        )
+
     async def import_archive(
         self, archive: IO[bytes], *, base_name: str = "", digests: bool = False, index_name: str = ""
     ) -> list[Image]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
 from longshore.client import oci
@@ -32,6 +32,7 @@ from longshore.client.registries import (
     translated,
     with_source,
 )
+from longshore.client.tasking import cancel_all, run_all
 from longshore.client.unpack import Step, label_config, unpack_layer
 from longshore.registry.client import Options, Registry, Repository
 from longshore.registry.documents import Descriptor, Document, read_document
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from longshore.client.images import Image
 
 DOWNLOADS = 3
+DEEPEST_INDEX = 8
 LOCKED_DELAYS = (
     0.02,
     0.05,
@@ -109,20 +111,24 @@ class _Pull:
             for manifest in manifests:
                 await self._image(manifest)
         finally:
-            await _cancel(self._under_way.values())
+            await cancel_all(self._under_way.values())
         return target
 
     # -- manifests ------------------------------------------------------------------------------------------
 
-    async def _manifests(self, blob: Descriptor) -> list[Document]:
+    async def _manifests(self, blob: Descriptor, depth: int = 0) -> list[Document]:
         """The manifests that are wanted, out of a manifest or a tree of indexes; stored and labelled."""
         if not blob.is_document:
             raise BadContent(f"{blob.digest} is a {blob.media_type}, which is no image")
+        if depth > DEEPEST_INDEX:
+            raise BadContent(f"{self._repository.reference} has indexes in more than {DEEPEST_INDEX} levels")
         document = await self._document(blob)
         await self._client.content.label(blob.digest, _gc_labels(document))
         if not blob.is_index:
             return [document]
-        return [found for child in self._chosen(document) for found in await self._manifests(child)]
+        return [
+            found for child in self._chosen(document) for found in await self._manifests(child, depth + 1)
+        ]
 
     def _chosen(self, index: Document) -> Sequence[Descriptor]:
         readable = [entry for entry in index.manifests if entry.is_document]
@@ -164,15 +170,17 @@ class _Pull:
         await self._blob(manifest.config)
         steps = await self._steps(manifest, manifest.config) if self._wish.snapshotter else []
         missing = await self._first_missing(steps)
+        for layer in manifest.layers[:missing]:
+            await self._blob(layer, download=False)
         layers = manifest.layers[missing:]
         fetches = [self._begin(layer) for layer in layers]
         if steps:
-            await _all([self._unpack(steps[missing:], fetches), *map(_wait, fetches)])
+            await run_all([self._unpack(steps[missing:], fetches), *map(_wait, fetches)])
             await label_config(
                 self._client, self._wish.snapshotter, manifest.config.digest, steps[-1].chain_id
             )
         else:
-            await _all([_wait(fetch) for fetch in fetches])
+            await run_all([_wait(fetch) for fetch in fetches])
 
     async def _steps(self, manifest: Document, config: Descriptor) -> list[Step]:
         """How the layers become snapshots; nothing for what is no container image (an attestation, a chart)."""
@@ -233,12 +241,13 @@ class _Pull:
         async with self._slots:
             await self._blob(blob)
 
-    async def _blob(self, blob: Descriptor) -> None:
+    async def _blob(self, blob: Descriptor, *, download: bool = True) -> None:
         """Have it in the store, with the label that says where it is from."""
         try:
             info = await self._client.content.info(blob.digest)
         except NotFound:
-            await self._download(blob)
+            if download:
+                await self._download(blob)
             return
         await self._exists(blob, info.labels)
 
@@ -323,21 +332,3 @@ def _gc_labels(document: Document) -> dict[str, str]:
 
 async def _wait(task: asyncio.Task[None]) -> None:
     await asyncio.shield(task)
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all of it; the first failure ends the rest, and is raised."""
-    tasks = [asyncio.create_task(part) for part in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-    finally:
-        await _cancel(tasks)
-
-
-async def _cancel(tasks: Any) -> None:
-    pending = [task for task in tasks if not task.done()]
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

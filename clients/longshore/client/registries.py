@@ -26,7 +26,7 @@ class Progress(NamedTuple):
     """News of one blob. `offset` and `total` are bytes.
 
     `stage` is "resolved", "exists", "downloading", "downloaded", "unpacking",
-    "unpacked"; of a push "exists", "mounted", "uploading", "uploaded".
+    "unpacked"; of a push "checking", "exists", "mounted", "uploading", "uploaded".
     """
 
     stage: str

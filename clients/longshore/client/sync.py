@@ -178,6 +178,7 @@ class Images(Face[images.Images]):
     delete = blocking(images.Images.delete)
     fetch = listing(images.Images.fetch, Image)
     pull = making(images.Images.pull, Image)
+    push = blocking(images.Images.push)
     import_archive = listing(images.Images.import_archive, Image)
     export_archive = blocking(images.Images.export_archive)
     list = listing(images.Images.list, Image)

@@ -12,6 +12,7 @@ from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
 from longshore.ctr.images_pull import pull
+from longshore.ctr.images_push import push
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
@@ -249,6 +250,6 @@ async def unpack(client: AsyncClient, snapshotter: str, name: str) -> None:
     click.echo(await (await client.images.get(name)).unpack(snapshotter))
 
 
-for verb in (list_, check, import_, export, pull, tag, delete, label, inspect, unpack):
+for verb in (list_, check, import_, export, pull, push, tag, delete, label, inspect, unpack):
     images.add_command(verb)
 images.aliases["i"] = "inspect"

@@ -63,14 +63,14 @@ def descriptor(data: Any) -> Descriptor:
     if not isinstance(media_type, str):
         raise BadContent(f"descriptor of {digest} with a bad media type: {media_type!r}")
     platform = data.get("platform")
-    urls, annotations = data.get("urls") or (), data.get("annotations") or {}
+    urls, annotations = data.get("urls"), data.get("annotations")
     return Descriptor(
         media_type,
         digest,
         size,
         Platform.of(platform) if isinstance(platform, dict) else None,
-        tuple(url for url in urls if isinstance(url, str)),
-        {str(key): str(value) for key, value in annotations.items()},
+        tuple(url for url in urls if isinstance(url, str)) if isinstance(urls, list) else (),
+        {str(key): str(value) for key, value in annotations.items()} if isinstance(annotations, dict) else {},
     )
 
 
@@ -109,9 +109,16 @@ def read_document(found: Descriptor, data: bytes) -> Document:
         data,
         content,
         descriptor(config) if config and not found.is_index else None,
-        tuple(descriptor(entry) for entry in content.get("layers") or ()),
-        tuple(descriptor(entry) for entry in content.get("manifests") or ()),
+        _descriptors(found, content, "layers"),
+        _descriptors(found, content, "manifests"),
     )
+
+
+def _descriptors(found: Descriptor, content: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
+    listed = content.get(key) or []
+    if not isinstance(listed, list):
+        raise BadContent(f"{found.digest}: {key} is no list")
+    return tuple(descriptor(entry) for entry in listed)
 
 
 def _check_kind(found: Descriptor, content: dict[str, Any]) -> None:

@@ -17,8 +17,8 @@ import aiohttp
 
 from longshore.registry.documents import Descriptor
 from longshore.registry.errors import (
+    BadConfiguration,
     BadContent,
-    NotFound,
     RegistryError,
     Unavailable,
 )
@@ -54,12 +54,16 @@ class Order:
         self.fail(self.current)
         self.current = self._hosts[0]
 
-    @staticmethod
-    def worst(one: RegistryError | None, other: RegistryError) -> RegistryError:
-        """Of two hosts' failures the one worth telling: that a mirror lacks an image says little."""
-        if one is None or isinstance(one, NotFound) or not isinstance(other, NotFound):
-            return other
-        return one
+
+def together(domain: str, capability: str, problems: Sequence[RegistryError]) -> RegistryError:
+    """One error for all hosts: the last one's, as the registry itself comes last, with what was wrong before."""
+    if not problems:
+        return BadConfiguration(
+            f"no host of {domain} has the capability {capability!r}", "see its hosts.toml"
+        )
+    last = problems[-1]
+    before = "".join(f"; before that, {problem.message}" for problem in problems[:-1])
+    return type(last)(last.message + before, last.hint)
 
 
 def scope(reference: Reference, *actions: str) -> str:
@@ -94,7 +98,8 @@ async def stream(
     transport: Transport, order: Order, reference: Reference, blob: Descriptor, offset: int
 ) -> AsyncIterator[bytes]:
     """The bytes of `blob` from `offset` on, exactly as many as it has. Raises RegistryError when no host goes on."""
-    position, last = offset, None
+    position = offset
+    problems: list[RegistryError] = []
     for host in order.able("pull"):
         patience = _Patience(transport)
         while True:
@@ -116,8 +121,8 @@ async def stream(
             if not await patience.again():
                 break
         order.fail(host)
-        last = order.worst(last, problem)
-    raise last or RegistryError(f"no host of {reference.domain} may be pulled from", "see its hosts.toml")
+        problems.append(problem)
+    raise together(reference.domain, "pull", problems)
 
 
 class _Patience:

@@ -13,24 +13,24 @@ from longshore.registry.documents import (
     media_type_of,
 )
 from longshore.registry.errors import BadContent, RegistryError
-from longshore.registry.fetch import Order, manifest_request
+from longshore.registry.fetch import Order, manifest_request, together
 from longshore.registry.hosts import Host
 from longshore.registry.references import Reference, is_digest
 from longshore.registry.transport import CONNECTION_ERRORS, Transport, failure
 
 
 async def resolve(transport: Transport, order: Order, reference: Reference) -> Descriptor:
-    """Ask each host that resolves, in order. Raises what the last of them said."""
-    last: RegistryError | None = None
+    """Ask each host that resolves, in order. Raises the last one's error, with the others' in it."""
+    problems: list[RegistryError] = []
     for host in order.able("resolve"):
         try:
             found = await _at(transport, host, reference)
         except RegistryError as error:
-            last = order.worst(last, error)
+            problems.append(error)
             continue
         order.prefer(host)
         return found
-    raise last or RegistryError(f"no host of {reference.domain} is allowed to resolve", "see its hosts.toml")
+    raise together(reference.domain, "resolve", problems)
 
 
 async def _at(transport: Transport, host: Host, reference: Reference) -> Descriptor:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from longshore.registry import challenges, tls
@@ -187,9 +188,12 @@ class Transport:
         url = self._url(host, request)
         origin, own = url.origin(), [*self._headers, *host.headers]
         for _ in range(MOST_REDIRECTS):
-            headers = {**request.headers, "Accept-Encoding": "identity"}
+            headers = CIMultiDict(request.headers)
+            headers["Accept-Encoding"] = "identity"
             if url.origin() == origin:
-                headers |= dict(own) | ({"Authorization": authorization} if authorization else {})
+                headers.extend(own)
+                if authorization:
+                    headers["Authorization"] = authorization
             body = request.body() if request.body is not None else None
             response = await self._send(host, request.method, url, headers, body)
             target = response.headers.get("Location")

@@ -335,14 +335,23 @@ GO_ON = """
 """
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def ignore_interrupts() -> None:
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def terminating() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo like Ctrl-C does: in order."""
+    """Ctrl-C, SIGTERM and SIGHUP end the demo in order; a second one doesn't stop the clean-up."""
 
     def interrupt(number: int, frame: object) -> None:
+        ignore_interrupts()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
     try:
         yield
     finally:
@@ -366,9 +375,8 @@ def perform(console: Console) -> int:
         console.print(_log_tail(folder), **PLAIN, markup=False)
         status = 1
     finally:
-        ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop the clean-up
+        ignore_interrupts()
         left = traces.clean(folder, demo.namespace, demo.processes, demo.network, before)
-        signal.signal(signal.SIGINT, ignored)
     if left:
         console.print("\n[bold red]Left behind[/]:")
         for line in left:

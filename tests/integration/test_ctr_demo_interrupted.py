@@ -1,0 +1,63 @@
+"""`longshore demo` stopped half-way, at many moments: it ends, says so, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from support.daemon import LONGSHORE
+
+# Seconds after the start; together they cover imports, the daemon's start, the import, the container's life.
+MOMENTS = (0.3, 0.7, 1.2, 1.8)
+
+
+def folders() -> set[Path]:
+    return set(Path("/tmp").glob("ls-demo-*"))
+
+
+def cgroups() -> set[str]:
+    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+    return {str(path) for top in tops if top.is_dir() for path in top.glob("demo-*")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_stopped(moment: float, number: int) -> None:
+    before = folders()
+    process = subprocess.Popen(
+        [LONGSHORE, "demo"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+    )
+    time.sleep(moment)  # not to wait for something, but to hit it at different moments
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    # Before main() runs, Python's own default applies; after the end there is nothing to interrupt.
+    assert process.returncode in (0, 130, -number, 1 if "KeyboardInterrupt" in said else 130), said
+    assert "Left behind" not in said
+    assert folders() - before == set()
+    assert cgroups() == set()
+
+
+def test_a_daemon_that_does_not_start_is_explained(tmp_path: Path) -> None:
+    """Here: no room for its files."""
+    tmp = tmp_path / "full"
+    tmp.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", tmp], check=True)
+    try:
+        done = subprocess.run(
+            [LONGSHORE, "demo"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TMPDIR": str(tmp)},
+        )
+    finally:
+        subprocess.run(["umount", tmp], check=True)
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

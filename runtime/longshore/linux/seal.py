@@ -17,10 +17,12 @@ from __future__ import annotations
 import os
 import sys
 
-from longshore.linux import files, libc, mounts
+from longshore.linux import libc
 
 _MARK = "LONGSHORE_SEALED"
 _ST_RDONLY = 1
+_OPEN_TREE_CLONE = 1
+_MOUNT_ATTR_RDONLY = 1
 _CHUNK = 1 << 30
 
 
@@ -28,18 +30,22 @@ def sealed() -> bool:
     """Whether the executable of this process is read-only, asked of the kernel."""
     fd = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return bool(os.fstatvfs(fd).f_flag & _ST_RDONLY) or _seals(fd) == files.SEALS_ALL
+        return bool(os.fstatvfs(fd).f_flag & _ST_RDONLY) or _seals(fd)
     finally:
         os.close(fd)
 
 
-def _seals(fd: int) -> int:
+def _seals(fd: int) -> bool:
+    if not os.readlink("/proc/self/exe").startswith("/memfd:"):
+        return False  # and the two modules below are spared
     import fcntl
 
+    from longshore.linux import files
+
     try:
-        return fcntl.fcntl(fd, files.F_GET_SEALS) & files.SEALS_ALL
+        return fcntl.fcntl(fd, files.F_GET_SEALS) & files.SEALS_ALL == files.SEALS_ALL
     except OSError:
-        return 0
+        return False
 
 
 def ensure() -> None:
@@ -61,9 +67,12 @@ def ensure() -> None:
 
 
 def _clone() -> int:
+    # By hand: this runs before every create, run and exec, and `mounts` is a big module.
     try:
-        fd = mounts.open_tree("/proc/self/exe")
-        mounts.mount_setattr(fd, set=mounts.MOUNT_ATTR_RDONLY)
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+        fd = libc.call("open_tree", libc.AT_FDCWD, b"/proc/self/exe", flags, path="/proc/self/exe")
+        read_only = b"".join(word.to_bytes(8, "little") for word in (_MOUNT_ATTR_RDONLY, 0, 0, 0))
+        libc.call("mount_setattr", fd, b"", libc.AT_EMPTY_PATH, read_only, len(read_only))
         return fd
     except OSError:
         return _copy()
@@ -71,6 +80,8 @@ def _clone() -> int:
 
 def _copy() -> int:
     import fcntl
+
+    from longshore.linux import files
 
     source = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     try:

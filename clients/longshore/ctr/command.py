@@ -8,13 +8,11 @@ of ``ctr`` is a feature.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import click
 
@@ -38,8 +36,7 @@ HINTS: dict[type[errors.Error], str] = {
 }
 
 
-@dataclass
-class Settings:
+class Settings(NamedTuple):
     """The global options."""
 
     address: str
@@ -86,6 +83,8 @@ def command(
 
 def serve(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
     """Run `work` with a client, and turn what it raises into a `Failure`."""
+    import asyncio  # 30 ms that `ctr --help` need not pay
+
     try:
         return asyncio.run(_with_client(settings, work))
     except errors.Error as error:
@@ -103,6 +102,8 @@ def serve(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
 
 
 async def _with_client(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    import asyncio
+
     from longshore.client.client import AsyncClient
 
     async with AsyncClient(settings.address, settings.namespace) as client:

@@ -189,3 +189,40 @@ def test_idmapped_mount(box: Bundle) -> None:
         }
     )
     assert box.run("stat -c '%u %g' /mapped/file").stdout == "1005 1006\n"
+
+
+def test_scheduler_io_priority_and_personality(box: Bundle) -> None:
+    box.config["process"] |= {
+        "scheduler": {"policy": "SCHED_BATCH", "nice": 5},
+        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6},
+    }
+    box.config["linux"]["personality"] = {"domain": "LINUX32"}
+    pid = box.create("exec sleep 1000")
+    box.do("start", "c")
+    assert os.sched_getscheduler(pid) == os.SCHED_BATCH
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16] == "5"
+    assert Path(f"/proc/{pid}/personality").read_text() == "00000008\n"
+    box.config["process"]["scheduler"] = {"policy": "SCHED_NOPE"}
+    assert "invalid scheduler policy" in box.call("run", "c2").stderr
+
+
+def test_force_delete_of_a_damaged_state(box: Bundle) -> None:
+    (box.state / "c").mkdir(parents=True)
+    (box.state / "c" / "state.json").write_text("")
+    assert box.call("delete", "c").returncode == 1
+    assert box.do("list", "-q") == ""
+    box.do("delete", "--force", "c")
+    assert not (box.state / "c").exists()
+
+
+def test_exec_into_a_paused_container_when_told_to(box: Bundle) -> None:
+    box.create("exec sleep 1000")
+    box.do("start", "c")
+    box.do("pause", "c")
+    command = [*box.runtime, "--root", box.state, "exec", "--ignore-paused", "c", "echo", "late"]
+    with subprocess.Popen(command, cwd=box.folder, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        time.sleep(0.1)
+        assert waiting.poll() is None
+        box.do("resume", "c")
+        assert waiting.stdout.read() == "late\n"

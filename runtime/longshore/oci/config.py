@@ -68,6 +68,8 @@ def check_process(process: dict[str, Any]) -> None:
     for word in [*process["args"], *(process.get("env") or ()), cwd]:
         if not isinstance(word, str) or "\0" in word:
             raise InvalidConfig("invalid argument, environment or cwd: not a string, or a null byte in it")
+    if process.get("execCPUAffinity"):
+        raise InvalidConfig("execCPUAffinity is not supported")
     _check_lsm(process)
 
 
@@ -152,8 +154,9 @@ def _is_ours(path: str) -> bool:
 
 
 def _check_unsupported(linux: dict[str, Any]) -> None:
-    if linux.get("intelRdt"):
-        raise InvalidConfig("intelRdt is not supported")
+    for key in ("intelRdt", "memoryPolicy", "netDevices"):
+        if linux.get(key):
+            raise InvalidConfig(f"{key} is not supported")
     if linux.get("mountLabel") and not selinux_enabled():
         raise InvalidConfig("mount label specified but selinux is not enabled on this host")
     if (linux.get("seccomp") or {}).get("listenerPath"):

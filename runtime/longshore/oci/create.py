@@ -363,6 +363,7 @@ class Launch:
                 },
                 "process": {key: self.config["process"].get(key) for key in EXEC_DEFAULTS},
                 "resources": self.linux.get("resources") or {},
+                "personality": self.linux.get("personality"),
                 "seccomp": bool(self.linux.get("seccomp")),
             },
         }

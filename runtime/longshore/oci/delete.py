@@ -23,7 +23,8 @@ def delete(root: str, id: str, *, force: bool = False) -> None:
     """Delete a stopped or created container; ``force``: any, killed first, and a missing one is fine."""
     try:
         container = state.load(root, id)
-    except NotFound:
+    except (NotFound, state.Damaged):
+        # Of a damaged one, too, nothing but the directory can be found.
         if not force:
             raise
         remove_directory(f"{os.path.abspath(root)}/{id}")

@@ -11,7 +11,7 @@ from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
 from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, write_pid_file
 from longshore.oci.errors import NotRunning, RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, labels, messages, program, spawn
+from longshore.oci.process import keyring, labels, messages, program, spawn, tuning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ def execute(
     console_socket: str = "",
     pid_file: str = "",
     preserve_fds: int = 0,
+    ignore_paused: bool = False,
 ) -> int:
     """Run ``process`` (config.json's object) in a container; its pid. It inherits fds 0, 1, 2 and is our child.
 
     Returns at the moment of execve. Raises RuntimeFailure; then there is no process.
     """
     container = state.load(root, id)
-    launch = prepare(container, process, preserve_fds)
+    launch = prepare(container, process, preserve_fds, ignore_paused=ignore_paused)
     if process.get("terminal") and not console_socket:
         raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
     if console_socket:
@@ -55,9 +56,12 @@ def execute(
     return pid
 
 
-def prepare(container: State, process: dict[str, Any], preserve_fds: int) -> Exec:
+def prepare(
+    container: State, process: dict[str, Any], preserve_fds: int, *, ignore_paused: bool = False
+) -> Exec:
     """The checked process, completed with the container's defaults."""
-    container.require("exec")
+    if not ignore_paused or container.status != state.PAUSED:
+        container.require("exec")
     for key in EXEC_DEFAULTS:
         if process.get(key) is None:
             process[key] = container.config["process"].get(key)
@@ -74,6 +78,7 @@ class Exec:
         self.container = container
         self.process = process
         self.identity = program.Identity(process)
+        self.tuning = tuning.Tuning(process, container.config.get("personality"))
         self.console = -1
         self.preserve_fds = 0
         self.filter: seccomp.Filter | None = None
@@ -216,6 +221,7 @@ class Exec:
         if identity.no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
         label.apply()
+        self.tuning.apply()
         program.apply_rlimits(identity.rlimits)
         program.become(identity, self.process["cwd"])
         path = program.resolve(self.process["args"], environment)
@@ -321,10 +327,11 @@ def main(call: Call) -> int:
             console_socket=call.value("console-socket"),
             pid_file=call.value("pid-file"),
             preserve_fds=call.number("preserve-fds"),
+            ignore_paused=call.on("ignore-paused"),
         )
         return 0
     processes.set_child_subreaper()
-    launch = prepare(container, process, call.number("preserve-fds"))
+    launch = prepare(container, process, call.number("preserve-fds"), ignore_paused=call.on("ignore-paused"))
     if not process.get("terminal"):
         return _stay(call, launch)
     from longshore.oci import terminal as terminals

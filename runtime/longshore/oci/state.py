@@ -82,6 +82,10 @@ def validate_id(container_id: str) -> None:
         raise InvalidId("invalid container ID format")
 
 
+class Damaged(RuntimeFailure):
+    """The state file can't be read, or is another runtime's."""
+
+
 class State:
     """What is known of one container; `status` asks the kernel each time."""
 
@@ -206,13 +210,16 @@ def load(root: str, container_id: str) -> State:
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound() from None
     try:
-        return State(root, codec.loads(data))
+        record = codec.loads(data)
     except ValueError as error:
-        raise RuntimeFailure(f"{root}/{container_id}/{STATE_FILE}: {error}") from None
+        raise Damaged(f"{root}/{container_id}/{STATE_FILE}: {error}") from None
+    if not isinstance(record, dict) or "boot_id" not in record:
+        raise Damaged(f"{root}/{container_id}/{STATE_FILE} was not written by longshore")
+    return State(root, record)
 
 
 def load_all(root: str) -> list[State]:
-    """All containers below a root, by id; directories without a state are left out."""
+    """All containers below a root, by id; directories without a state of ours are left out."""
     found = []
     try:
         names = sorted(os.listdir(root))
@@ -221,7 +228,7 @@ def load_all(root: str) -> list[State]:
     for name in names:
         try:
             found.append(load(root, name))
-        except (NotFound, InvalidId):
+        except (NotFound, InvalidId, Damaged):
             continue
     return found
 

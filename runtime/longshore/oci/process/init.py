@@ -21,7 +21,7 @@ import os
 from longshore.linux import libc, mounts, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.oci.errors import RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, labels, messages, network, program, rootfs
+from longshore.oci.process import keyring, labels, messages, network, program, rootfs, tuning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Init:
         self.namespaces = wanted
         self.channel = channel
         self.identity = program.Identity(self.process)
+        self.tuning = tuning.Tuning(self.process, self.linux.get("personality"))
         self.entrances: list[int] = []
         self.root = -1
         self.rootfs = ""
@@ -211,6 +212,7 @@ class Init:
         if identity.no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)
         self._label.apply()
+        self.tuning.apply()
         program.apply_rlimits(identity.rlimits)
         program.become(identity, self.process.get("cwd") or "/")
         path = program.resolve(self.process["args"], environment)

@@ -16,16 +16,24 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
 
 from longshore.linux import processes
-from longshore.zygote import wire
+from longshore.zygote import packing, wire
 
 # Without the enums that the signal module wraps them in: they would cost each shim 100 KiB of written pages.
 _set_handler: Callable[[int, int], object] = import_module("_signal").signal
 _SIGCHLD = int(signal.SIGCHLD)
+
+# More than the holes of one size class hold; and what a bytes object takes beside its bytes.
+_HOLES = 65536
+_BYTES_OVERHEAD = 33
+_filling: list[object] = []
+
+# The shim's `from_zygote`, once it is loaded.
+_be_shim: Callable[[bytes, list[int]], NoReturn]
 
 # Loaded before the first fork, shared by all children. Whatever a child enters a container with must
 # be here: nothing may be imported there. What only workers use comes first, what shims live by last:
@@ -47,17 +55,18 @@ def main() -> int:
     # The kernel reaps for us: nobody here asks how a child ended, the reply socket tells.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        kind, fds, _, _ = socket.recv_fds(control, 16, wire.MAX_FDS)
-        if not kind:
+        packet, fds, _, _ = socket.recv_fds(control, wire.MAX_PACKET, wire.MAX_FDS)
+        if not packet:
             return 0
         if os.fork() == 0:
-            _child(kind, fds, control)
+            _child(packet, fds)
         for fd in fds:
             os.close(fd)
 
 
 def _warm() -> None:
     """Load everything, then play a shim's life, so that children share what that leaves in memory."""
+    global _be_shim
     for module in WARM:
         import_module(module)
     # We have one thread, so a child has nothing to repair in this module, but would write to it.
@@ -66,24 +75,40 @@ def _warm() -> None:
     sys._clear_type_cache()
     try:
         start = import_module("longshore.shim.start")
+        _be_shim = start.from_zygote
         start.rehearse(os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp")
     except OSError as error:
         # Colder shims, no more than that.
         print(f"zygote: rehearsal: {error}", file=sys.stderr)
     gc.collect()
+    packing.fill_holes()
+    _filling.extend(_fill_holes())
     # Without the freeze the first collection in a child would write to, and so copy, every page.
     gc.freeze()
 
 
-def _child(kind: bytes, fds: list[int], control: socket.socket) -> NoReturn:
+def _fill_holes() -> Iterator[object]:
+    """Objects for the holes that loading has left in memory, in each of the allocator's size classes.
+
+    A child's own objects would go into those holes, a few per page, and make
+    each of these pages its own; now they lie together in fresh ones.
+    """
+    for size in range(48, 513, 16):
+        for _ in range(_HOLES // size):
+            yield bytes(size - _BYTES_OVERHEAD)
+    for number in range(_HOLES // 16):
+        yield object()
+        yield float(number)
+
+
+def _child(packet: bytes, fds: list[int]) -> NoReturn:
     try:
-        control.detach()
         _set_handler(_SIGCHLD, 0)
-        if kind == wire.SHIM:
-            import_module("longshore.shim.start").from_zygote(fds[0])
-        elif kind == wire.CALL:
+        if packet == wire.CALL:
             processes.close_fds_except([0, 1, 2, *fds])
             _work(fds[0], fds[1:])
+        else:
+            _be_shim(packet, fds)
     except BaseException:
         # The last thing between a mistake and the zygote's own loop, where a child must never return to.
         sys.excepthook(*sys.exc_info())

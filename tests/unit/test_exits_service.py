@@ -235,3 +235,16 @@ async def test_deletion_tells_the_known_status(store: Store, journal: Journal) -
     await journal.buried("ns", "c1", 0, [Exit("", 10, 137, timestamp(99))], delete)
     deleted = [event for topic, event in journalled(store) if topic == "/tasks/delete"]
     assert [(event.exit_status, event.exited_at) for event in deleted] == [(7, timestamp(5))]
+
+
+async def test_what_came_over_the_stream_is_known(journal: Journal) -> None:
+    assert not journal.has(report(1))
+    await journal.report([report(1), report(2)])
+    assert journal.has(report(1)) and journal.has(report(2))
+    assert not journal.has(report(3)) and not journal.has(report(1, instance="other"))
+
+
+async def test_what_was_left_in_one_bundle_says_nothing_of_others(journal: Journal) -> None:
+    """A group's shim numbers the events of all its containers; each bundle has its own."""
+    await journal.left_behind([report(2)])
+    assert not journal.has(report(1))

@@ -39,6 +39,7 @@ log = structlog.get_logger("tasks")
 EXIT_TOPIC = "/tasks/exit"
 DELETE_TOPIC = "/tasks/delete"
 _LENGTH = struct.Struct(">I")
+_REMEMBERED = 4096  # shims
 
 
 class Journal:
@@ -46,13 +47,28 @@ class Journal:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        # Shim instance -> up to which sequence its stream is durable; the oldest are forgotten.
+        self._durable: dict[str, int] = {}
+
+    def has(self, report: ReportRequest) -> bool:
+        """Whether a report came over its shim's stream and is durable; False also when we don't remember."""
+        return report.sequence <= self._durable.get(report.instance, 0)
 
     async def report(self, reports: Sequence[ReportRequest]) -> None:
-        """Journal what shims of ours reported, in order. Repeated reports are dropped.
+        """Journal what came over the stream of one shim, in order. Repeated reports are dropped.
 
         A report that can never be journalled (no namespace, no topic) is
         dropped with a log line: its shim would send it forever.
         """
+        await self.left_behind(reports)
+        instance = reports[-1].instance
+        self._durable.pop(instance, None)
+        self._durable[instance] = reports[-1].sequence
+        if len(self._durable) > _REMEMBERED:
+            del self._durable[next(iter(self._durable))]
+
+    async def left_behind(self, reports: Sequence[ReportRequest]) -> None:
+        """The same for reports found in a bundle: some of a group's, and so no word on those before them."""
         valid = [report for report in reports if _is_valid(report.envelope)]
         if valid:
             await self._store.write(lambda transaction: _insert_reports(transaction, valid), urgent=True)

@@ -289,28 +289,28 @@ class Manager:
     async def dismiss(self, shim: Shim) -> None:
         """Let the shim go, keep what it still had to say, remove the bundle."""
         shim.dismissed = True
-        if shim.runtime.builtin:
-            await asyncio.gather(self._shut_down(shim), self._remove_bundle(shim.bundle))
-            shim.hang_up()
-        else:  # Go's looks into its bundle once more, for the socket to remove
-            await self._shut_down(shim)
-            shim.hang_up()
-            await self._remove_bundle(shim.bundle)
-
-    async def _shut_down(self, shim: Shim) -> None:
         try:
             await shim.call("Shutdown", ShutdownRequest(id=shim.id), Empty, timeout=self.timeouts.shutdown)
         except Error as error:
             if not isinstance(error, NotFound):
                 log.warning("shim shutdown", id=shim.id, error=error.message)
+        shim.hang_up()
+        await self._remove_bundle(shim.bundle)
 
     async def _remove_bundle(self, bundle: Bundle) -> None:
         try:
-            if reports := await asyncio.to_thread(_remove_unless_reports, bundle):
-                await self.journal.report(reports)
+            if reports := await asyncio.to_thread(self._remove_unless_unheard, bundle):
+                await self.journal.left_behind(reports)
                 await asyncio.to_thread(bundle.remove)
         except (OSError, Error) as error:
             log.error("bundle not removed", namespace=bundle.namespace, id=bundle.id, error=str(error))
+
+    def _remove_unless_unheard(self, bundle: Bundle) -> list[ReportRequest]:
+        """Remove a bundle, unless it holds reports that the journal lacks: then return these. In a thread."""
+        reports = [report for report in reports_in(bundle) if not self.journal.has(report)]
+        if not reports:
+            bundle.remove()
+        return reports
 
     # -- deaths --
 
@@ -345,7 +345,7 @@ class Manager:
         status is known is not replaced by one that we make up.
         """
         since = await asyncio.to_thread(life_began, bundle)
-        await self.journal.report(await asyncio.to_thread(reports_in, bundle))
+        await self.journal.left_behind(await asyncio.to_thread(reports_in, bundle))
         try:
             answer = await self._program(bundle, runtime).delete(self.timeouts.cleanup)
         except Error as error:
@@ -426,14 +426,6 @@ class Manager:
         for shim in list(self._tasks.values()):
             if isinstance(shim, Shim):
                 shim.hang_up()
-
-
-def _remove_unless_reports(bundle: Bundle) -> list[ReportRequest]:
-    """Remove a bundle, unless it holds reports: then return these."""
-    reports = reports_in(bundle)
-    if not reports:
-        bundle.remove()
-    return reports
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

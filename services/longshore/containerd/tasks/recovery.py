@@ -73,7 +73,7 @@ class Recovery:
         if await asyncio.to_thread(bundle.is_empty):
             await asyncio.to_thread(bundle.remove)
             return None
-        await self._manager.journal.report(await asyncio.to_thread(reports_in, bundle))
+        await self._manager.journal.left_behind(await asyncio.to_thread(reports_in, bundle))
         runtime = self._runtime(bundle)
         shim = await self._reconnect(bundle, runtime, ledger)
         if shim is None:

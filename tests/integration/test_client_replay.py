@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import islice
 
 import pytest
 
+from longshore.api.errors import Unavailable
 from longshore.client import Client
+from longshore.ctr.hostimage import build
 from support.daemon import Longshore
 
 
@@ -80,3 +83,25 @@ def test_ctr_replays(daemon: Longshore, client: Client) -> None:
     assert json.loads(done.stdout)["topic"] == "/containers/delete"
     done = daemon.ctr("events", "--since-time", "600", "--count", "1", 'event.id=="told"')
     assert "/containers/create" in done.stdout
+
+
+def test_a_client_outlives_the_daemon(client: Client, daemon: Longshore) -> None:
+    """kill -9 and a new start: the same client, the same task, and `wait` asks again."""
+    with tempfile.TemporaryFile() as archive:
+        name = build(["sleep"], "host/sleep", archive).name
+        archive.seek(0)
+        client.images.import_archive(archive)
+    with client.run(name, ["sleep", "1000"]) as task:
+        daemon.kill9()
+        with pytest.raises(Unavailable):
+            task.wait()
+        daemon.start()
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                assert task.state().pid == task.pid
+                break
+            except Unavailable:
+                assert time.monotonic() < deadline
+        task.kill(9)
+        assert task.wait().code == 137

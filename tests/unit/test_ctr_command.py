@@ -98,3 +98,12 @@ def test_hints() -> None:
     settings = Settings("/run/x.sock", "default", 0, 0, False)
     assert "/run/x.sock" in failure(Unavailable("gone"), settings).hint
     assert failure(NotFound("image: not found"), settings).hint == ""
+
+
+@pytest.mark.parametrize(
+    "words", [("images", "convert", "x"), ("content", "fetch", "x"), ("tasks", "checkpoint", "x")]
+)
+def test_what_is_not_built_says_so(words: tuple[str, ...]) -> None:
+    done = ctr(*words)
+    assert done.returncode == 1
+    assert "is not built yet" in done.stderr and "hint:" in done.stderr

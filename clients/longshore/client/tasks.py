@@ -106,10 +106,15 @@ class Process:
         return self.pid
 
     def _watch(self) -> asyncio.Task[ExitStatus]:
-        if self._waiting is None:
+        failed = self._waiting is not None and self._waiting.done() and self._failed(self._waiting)
+        if self._waiting is None or failed:  # a daemon that came back can be asked again
             self._waiting = asyncio.ensure_future(self._wait())
             self._waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._waiting
+
+    @staticmethod
+    def _failed(waiting: asyncio.Task[ExitStatus]) -> bool:
+        return waiting.cancelled() or waiting.exception() is not None
 
     async def _wait(self) -> ExitStatus:
         request = pb.WaitRequest(container_id=self.container, exec_id=self.exec_id)

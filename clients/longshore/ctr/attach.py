@@ -56,16 +56,16 @@ async def input_blocks(fd: int) -> AsyncIterator[bytes]:
         ready = asyncio.Event()
         try:
             loop.add_reader(fd, ready.set)
-        except PermissionError:  # a file: always ready
+        except OSError:  # a file, which is always ready, or a descriptor that is closed
             ready.set()
         try:
             await ready.wait()
         finally:
-            with suppress(PermissionError):
+            with suppress(OSError):
                 loop.remove_reader(fd)
         try:
             block = os.read(fd, BLOCK)
-        except OSError:  # a terminal that hung up
+        except OSError:  # a terminal that hung up, or no standard input at all
             return
         if not block:
             return

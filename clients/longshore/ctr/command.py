@@ -107,6 +107,8 @@ async def _with_client(settings: Settings, work: Callable[[AsyncClient], Awaitab
     from longshore.client.client import AsyncClient
 
     async with AsyncClient(settings.address, settings.namespace) as client:
+        if settings.connect_timeout:
+            await asyncio.wait_for(client.connection.channel.channel_ready(), settings.connect_timeout)
         if settings.timeout:
             return await asyncio.wait_for(work(client), settings.timeout)
         return await work(client)
@@ -158,13 +160,26 @@ class Nouns(click.Group):
 
 
 class Verbs(click.Group):
-    """A group of a noun's verbs, with aliases (``ls`` for ``list``)."""
+    """A group of a noun's verbs, with aliases (``ls`` for ``list``).
 
-    def __init__(self, *args: Any, aliases: dict[str, str] | None = None, **attributes: Any) -> None:
+    `unbuilt` are verbs of the original that we don't have yet, each with what to do instead: better than to
+    be told that there is no such command.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        aliases: dict[str, str] | None = None,
+        unbuilt: dict[str, str] | None = None,
+        **attributes: Any,
+    ) -> None:
         super().__init__(*args, **attributes)
         self.aliases = aliases or {}
+        self.unbuilt = unbuilt or {}
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.unbuilt and ctx.command is self:
+            raise Failure(f"{self.name} {cmd_name} is not built yet", self.unbuilt[cmd_name])
         return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))
 
 

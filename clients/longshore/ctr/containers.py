@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from longshore.client.containers import Container
 
 
-@click.group("containers", cls=Verbs, aliases={**LIST, **REMOVE})
+UNBUILT = {"checkpoint": "no checkpoints yet", "restore": "no checkpoints yet"}
+
+
+@click.group("containers", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
 def containers() -> None:
     """Manage containers: the records of what could run."""
 

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
 
 
-@click.group("content", cls=Verbs, aliases={**LIST, **REMOVE})
+_REGISTRY = "`images pull` and `images push` move whole images, `content ingest` stores what you have"
+UNBUILT = {
+    "edit": "`content get`, an editor, `content ingest`",
+    "fetch": _REGISTRY,
+    "fetch-object": _REGISTRY,
+    "fetch-blob": _REGISTRY,
+    "push-object": _REGISTRY,
+    "prune": "`content rm` removes by digest",
+}
+
+
+@click.group("content", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
 def content() -> None:
     """Manage blobs: what images are made of."""
 

@@ -23,7 +23,16 @@ snapshotter_option = click.option(
 )
 
 
-@click.group("images", cls=Verbs, aliases={**LIST, **REMOVE})
+UNBUILT = {
+    "convert": "another tool must convert before `images import`",
+    "mount": "`snapshots prepare -t TARGET KEY PARENT` prints how to mount one",
+    "unmount": "umount TARGET, then `snapshots rm KEY`",
+    "usage": "`snapshots usage` shows each snapshot's",
+    "prune": "`images rm` removes by name",
+}
+
+
+@click.group("images", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
 def images() -> None:
     """Manage images."""
 

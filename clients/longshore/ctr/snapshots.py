@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from longshore.client.snapshots import SnapshotInfo, Snapshots
 
 
-@click.group("snapshots", cls=Verbs, aliases={**LIST, **REMOVE, "m": "mounts", "mount": "mounts"})
+@click.group(
+    "snapshots",
+    cls=Verbs,
+    aliases={**LIST, **REMOVE, "m": "mounts", "mount": "mounts"},
+    unbuilt={"unpack": "say `images unpack NAME`"},
+)
 @click.option(
     "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=defaults.SNAPSHOTTER, show_default=True
 )

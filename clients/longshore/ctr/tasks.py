@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
 
 
-@click.group("tasks", cls=Verbs, aliases={**LIST, **REMOVE, "metric": "metrics"})
+@click.group(
+    "tasks",
+    cls=Verbs,
+    aliases={**LIST, **REMOVE, "metric": "metrics"},
+    unbuilt={"checkpoint": "no checkpoints yet"},
+)
 def tasks() -> None:
     """Manage tasks: the containers that run."""
 

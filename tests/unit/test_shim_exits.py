@@ -62,7 +62,8 @@ class Shim:
     def __init__(self, address: Path, bundle: Path) -> None:
         self.loop = Loop()
         self.journal = Journal(str(bundle))
-        self.stream = ExitStream(self.loop, str(address), "default")
+        self.stream = ExitStream(self.loop)
+        self.stream.begin(str(address), "default")
         self._stop = False
         self._calls: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run)

@@ -112,9 +112,23 @@ class Client:
 
 
 class Daemon:
-    """A shim that serves `listener` until it is asked to shut down and nothing is left."""
+    """A shim that serves until it is asked to shut down and nothing is left."""
 
-    def __init__(
+    def __init__(self) -> None:
+        """Everything that needs no descriptor, so that a zygote can have it made before it forks."""
+        self._listener: socket.socket
+        self._path = ""
+        self._log = ""
+        self._loop = Loop(opened=False)
+        self._loop.on_error = self._report
+        self._workers = Workers(self._loop)
+        self._reaper = Reaper(self._workers)
+        self._stream = ExitStream(self._loop)
+        self._publisher: Publisher = self._stream
+        self._tasks = Tasks(self._loop, self._workers, self._reaper)
+        self._service = Service(self._tasks, self._shut_down)
+
+    def run(
         self,
         listener: socket.socket,
         *,
@@ -124,27 +138,20 @@ class Daemon:
         runtime_root: str,
         log: str,
     ) -> None:
+        """Serve `listener`; returns when the shim shall exit."""
+        processes.set_child_subreaper()
+        self._loop.open()
         self._listener = listener
-        self._path: str = listener.getsockname()
+        self._path = listener.getsockname()
         self._log = log
-        self._loop = Loop()
-        self._loop.on_error = self._report
-        self._workers = Workers(self._loop)
-        self._reaper = Reaper(self._workers)
-        self._publisher: Publisher
+        self._watch_signals()
         if exits_address:
-            self._publisher = ExitStream(self._loop, exits_address, namespace)
+            self._stream.begin(exits_address, namespace)
         else:
             self._publisher = Forwarder(self._loop, ttrpc_address, namespace)
-        self._tasks = Tasks(self._loop, self._workers, self._reaper, self._publisher, namespace, runtime_root)
-        self._service = Service(self._tasks, self._shut_down)
-
-    def run(self) -> None:
-        """Serve; returns when the shim shall exit."""
-        processes.set_child_subreaper()
-        self._watch_signals()
-        self._listener.setblocking(False)
-        self._loop.watch(self._listener.fileno(), READ, self._accept)
+        self._tasks.begin(self._publisher, namespace, runtime_root)
+        listener.setblocking(False)
+        self._loop.watch(listener.fileno(), READ, self._accept)
         try:
             self._loop.run()
         finally:

@@ -90,11 +90,16 @@ class _Pending(NamedTuple):
 class Outbox:
     """Numbers events, and keeps them until they are acknowledged. No I/O but the journals'."""
 
-    def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
-        self._instance = os.urandom(16).hex()
+    def __init__(self) -> None:
+        self._namespace = ""
+        self._instance = ""
         self._sequence = 0
         self._pending: deque[_Pending] = deque()
+
+    def begin(self, namespace: str) -> None:
+        """A shim's life begins: all its events are in `namespace`."""
+        self._namespace = namespace
+        self._instance = os.urandom(16).hex()
 
     def add(self, journal: Journal, topic: str, message: Message) -> bytes:
         """A new event, in its journal; the record to send."""

@@ -24,12 +24,17 @@ LAST_DELAY = 1.0
 class ExitStream(Peer):
     """A `Publisher` to a daemon's gRPC socket."""
 
-    def __init__(self, loop: Loop, address: str, namespace: str) -> None:
-        super().__init__(loop, address)
-        self._outbox = Outbox(namespace)
+    def __init__(self, loop: Loop) -> None:
+        super().__init__(loop)
+        self._outbox = Outbox()
         self._stream: GrpcStream | None = None
         self._delay = FIRST_DELAY
         self._retired = False
+
+    def begin(self, address: str, namespace: str) -> None:
+        """Connect, now and for as long as we live."""
+        self._outbox.begin(namespace)
+        self.address(address)
         self.connect()
 
     def publish(self, journal: Journal, topic: str, message: Message) -> None:

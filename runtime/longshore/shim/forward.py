@@ -28,7 +28,8 @@ class Forwarder(Peer):
     """A `Publisher` to a daemon's ttrpc socket."""
 
     def __init__(self, loop: Loop, address: str, namespace: str) -> None:
-        super().__init__(loop, address)
+        super().__init__(loop)
+        self.address(address)
         self._namespace = namespace
         self._queue: deque[bytes] = deque()
         self._failures = 0

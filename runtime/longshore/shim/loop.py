@@ -137,13 +137,20 @@ class Timer:
 class Loop:
     """Descriptors and timers. Handlers get the epoll events and must bear a wake-up for nothing."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, *, opened: bool = True) -> None:
+        """With `opened` false it has no descriptor yet: an epoll instance must not be shared across a fork."""
+        self._epoll: select.epoll
+        if opened:
+            self.open()
         self._handlers: dict[int, Handler] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = count()
         self._stopped = False
         self.on_error: Callable[[BaseException], None] = lambda error: print(error, file=sys.stderr)
+
+    def open(self) -> None:
+        """Take the epoll descriptor."""
+        self._epoll = select.epoll()
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler` while `events` (or a hang-up) hold on `fd`; a second call replaces the first."""

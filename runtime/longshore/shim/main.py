@@ -27,10 +27,13 @@ from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
 from longshore.api.types.introspection_pb2 import RuntimeInfo
 from longshore.linux import seal
 from longshore.shim import remove, start
+from longshore.zygote import place
 
 NAME = "io.containerd.longshore.v1"
 BOOLEANS = frozenset({"debug", "v", "version", "info"})
 STRINGS = frozenset({"namespace", "address", "publish-binary", "id", "bundle", "socket"})
+DEFAULT_SOCKET_DIR = "/run/containerd/s"
+PROTOCOL = "ttrpc"
 EXITS_ADDRESS = "LONGSHORE_EXITS_ADDRESS"
 _STDIN_LIMIT = 16 << 20
 
@@ -112,10 +115,9 @@ def _start(arguments: Arguments) -> None:
         address=arguments["address"],
         ttrpc_address=os.environ.get("TTRPC_ADDRESS", ""),
         exits_address=os.environ.get(EXITS_ADDRESS, ""),
-        socket_dir=params.socket_dir if params is not None else "",
-        debug=bool(arguments["debug"]),
     )
-    address = _fork(parameters)
+    socket_dir = params.socket_dir if params is not None else ""
+    address = _fork(parameters, socket_dir or DEFAULT_SOCKET_DIR)
     with open(f"{bundle}/address", "w") as file:
         # 1.6 finds its shims again by this file; later daemons write one of their own.
         file.write(address)
@@ -143,20 +145,20 @@ def answer(address: str, params: BootstrapParams | None, environment: dict[str, 
     only, and nothing tells it from 2.0), 1.6 a bare address.
     """
     if params is not None:
-        return BootstrapResult(version=3, address=address, protocol=start.PROTOCOL).SerializeToString()
+        return BootstrapResult(version=3, address=address, protocol=PROTOCOL).SerializeToString()
     if EXITS_ADDRESS in environment:
-        return json.dumps({"version": 3, "address": address, "protocol": start.PROTOCOL}).encode()
+        return json.dumps({"version": 3, "address": address, "protocol": PROTOCOL}).encode()
     if "GRPC_ADDRESS" in environment:
-        return json.dumps({"version": 2, "address": address, "protocol": start.PROTOCOL}).encode()
+        return json.dumps({"version": 2, "address": address, "protocol": PROTOCOL}).encode()
     return address.encode()
 
 
-def _fork(parameters: start.Parameters) -> str:
+def _fork(parameters: start.Parameters, socket_dir: str) -> str:
     """Fork the shim; its address once it listens. Raises Error with its reason when it can't."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         ours.close()
-        _become(parameters, theirs)
+        _become(parameters, socket_dir, theirs)
     theirs.close()
     reply = b""
     while part := ours.recv(4096):
@@ -166,16 +168,22 @@ def _fork(parameters: start.Parameters) -> str:
     return reply[1:].decode()
 
 
-def _become(parameters: start.Parameters, reply: socket.socket) -> NoReturn:
+def _become(parameters: start.Parameters, socket_dir: str, reply: socket.socket) -> NoReturn:
     try:
         os.setsid()
-        place = start.settle(parameters)
-        reply.sendall(b"+" + place.address.encode())
+        found = place.settle(
+            socket_dir, parameters.address, parameters.namespace, parameters.id, parameters.bundle
+        )
+        reply.sendall(b"+" + found.address.encode())
     except BaseException as error:
         reply.sendall(b"-" + (str(error) or type(error).__name__).encode())
         os._exit(1)
     reply.close()
-    start.serve(place, parameters)
+    if found.listener is None:
+        os._exit(0)
+    if found.lock >= 0:
+        os.close(found.lock)
+    start.serve(found.listener, parameters)
 
 
 # delete, info

@@ -22,11 +22,15 @@ class Peer:
     connection; how long to wait before the next is theirs to say.
     """
 
-    def __init__(self, loop: Loop, address: str) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self._path = unix_path(address)
+        self._path = ""
         self._socket: socket.socket | None = None
         self._out = bytearray()
+
+    def address(self, address: str) -> None:
+        """Where to connect to from now on."""
+        self._path = unix_path(address)
 
     @property
     def connected(self) -> bool:

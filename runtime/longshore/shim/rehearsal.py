@@ -42,8 +42,8 @@ INIT, EXEC = 0x7FFFFFF0, 0x7FFFFFF1
 _PROCESS = b'{"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}'
 
 
-def rehearse(directory: str, settle: Callable[[str], None]) -> None:
-    """Play `ROUNDS` lives in a folder below `directory`; `settle` precedes each. Raises OSError."""
+def rehearse(directory: str) -> None:
+    """Play `ROUNDS` lives in a folder below `directory`. Raises OSError."""
     folder = f"{directory}/longshore-{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(folder, 0o700)
     try:
@@ -51,7 +51,6 @@ def rehearse(directory: str, settle: Callable[[str], None]) -> None:
         stage = _Stage(folder)
         try:
             for _ in range(ROUNDS):
-                settle(folder)
                 stage.play()
                 stage.work()
         finally:
@@ -91,10 +90,12 @@ class _Stage:
         self._grpc = socket.socket(socket.AF_UNIX)
         self._grpc.bind("")
         self._grpc.listen()
-        self._events = ExitStream(self._loop, self._grpc.getsockname()[1:].decode(), "rehearsal")
+        self._events = ExitStream(self._loop)
+        self._events.begin(self._grpc.getsockname()[1:].decode(), "rehearsal")
         self._stream, _ = self._grpc.accept()
         self._stream.sendall(http2.frame(http2.SETTINGS, 0, 0, b""))
-        self._tasks = Tasks(self._loop, self._workers, self._reaper, self._events, "rehearsal", folder)
+        self._tasks = Tasks(self._loop, self._workers, self._reaper)
+        self._tasks.begin(self._events, "rehearsal", folder)
         self._service = Service(self._tasks, lambda: None)
 
     def play(self) -> None:

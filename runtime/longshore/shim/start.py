@@ -1,41 +1,30 @@
-"""Bringing a shim to life: its socket, its group, and the process that serves it.
+"""Bringing a shim to life.
 
-    from our daemon     the zygote forks; the child is the shim, and answers on the reply socket
-    from any other      `containerd-shim-longshore-v1 start` forks; the child is the shim, the parent
-                        prints its address and ends
+    from our daemon     it listens, the zygote forks; the child is the shim, and says so on the reply socket
+    from any other      `containerd-shim-longshore-v1 start` forks; the child listens and is the shim, the
+                        parent prints its address and ends
 
-Containers with the same group annotation share a shim: the first start makes
-it, the others find its socket answering.
+In the zygote all that a shim consists of is made before the fork (`rehearse`);
+the child only fills in its parameters.
 """
 
 from __future__ import annotations
 
-import fcntl
 import gc
-import hashlib
-import json
 import os
 import socket
-import struct
 import sys
 from functools import cache
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from longshore.api.errors import Error
 from longshore.linux import files
 from longshore.shim import command, library, rehearsal  # noqa: F401  (loaded before the first fork, for the workers)
 from longshore.shim.daemon import Daemon
 from longshore.shim.runtime import DEFAULT_ROOT
-from longshore.zygote import wire
+from longshore.zygote import place
 
-DEFAULT_SOCKET_DIR = "/run/containerd/s"
-# In this order; the first that is present names the group.
-GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 MAX_OOM_SCORE = 1000
-_PATH_LIMIT = 107
 _LAST_FD = 0x7FFFFFFF
-_CREDENTIALS = struct.Struct("iII")
-PROTOCOL = "ttrpc"
 
 
 class Parameters(NamedTuple):
@@ -47,158 +36,48 @@ class Parameters(NamedTuple):
     address: str
     ttrpc_address: str = ""
     exits_address: str = ""
-    socket_dir: str = ""
     runtime_root: str = ""
-    debug: bool = False
-    version: int = 3
 
 
-class Place(NamedTuple):
-    """Where a shim answers. `listener` is None when one was there already, with pid `pid`."""
-
-    path: str
-    listener: socket.socket | None
-    pid: int
-
-    @property
-    def address(self) -> str:
-        return f"unix://{self.path}"
+_template: Daemon | None = None
 
 
 def rehearse(directory: str) -> None:
     """Warm the zygote up, before its first fork (see `longshore.shim.rehearsal`). Raises OSError."""
-    rehearsal.rehearse(directory, _rehearse_start)
-
-
-def _rehearse_start(folder: str) -> None:
-    parameters = Parameters(namespace="n", id="c", bundle=folder, address="a", socket_dir=folder)
-    place = settle(parameters)
-    if place.listener is not None:
-        place.listener.close()
-        os.unlink(place.path)
+    global _template
     _argument_area()
+    rehearsal.rehearse(directory)
+    _template = Daemon()
 
 
-def from_zygote(reply: int) -> NoReturn:
-    """In a child of the zygote: become the shim, or find the one of the group."""
-    wire.started(reply)
+def from_zygote(packet: bytes, fds: list[int]) -> NoReturn:
+    """In a child of the zygote: become the shim. `fds`: the reply socket, the listening socket."""
+    parameters = Parameters(*packet.decode("utf-8", "surrogateescape").split("\0")[1:])
+    listener = socket.socket(fileno=fds[1])
+    place.take_over(listener)
+    os.setsid()
+    os.write(fds[0], b"+%d" % os.getpid())
+    serve(listener, parameters)
+
+
+def serve(listener: socket.socket, parameters: Parameters) -> NoReturn:
+    """Be the shim until it is shut down."""
     try:
-        parameters = Parameters(**wire.receive(reply))
-        os.setsid()
-        place = settle(parameters)
-        answer = {
-            "pid": place.pid,
-            "address": place.address,
-            "version": parameters.version,
-            "protocol": PROTOCOL,
-        }
-        wire.answer(reply, answer)
-    except Exception as error:
-        wire.answer_error(reply, error)
-        os._exit(1)
-    os.close(reply)
-    serve(place, parameters)
-
-
-def settle(parameters: Parameters) -> Place:
-    """Listen on the shim's socket, or find that a shim of the group does. Raises Error or OSError."""
-    directory = parameters.socket_dir or DEFAULT_SOCKET_DIR
-    path = socket_path(directory, parameters.address, parameters.namespace, group(parameters))
-    # Two starts of one group must not both find the socket dead and replace it.
-    lock = _open_lock(directory)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.exists(path):
-            running = _answering(path)
-            if running:
-                return Place(path, None, running)
-            os.unlink(path)
-        return Place(path, _listen(path), os.getpid())
-    finally:
-        os.close(lock)
-
-
-def serve(place: Place, parameters: Parameters) -> NoReturn:
-    """Be the shim until it is shut down; without a listener there is nothing to do."""
-    if place.listener is None:
-        os._exit(0)
-    try:
-        _become_daemon(place.listener.fileno(), parameters)
-        Daemon(
-            place.listener,
+        _become_daemon(listener.fileno(), parameters)
+        daemon = _template or Daemon()
+        daemon.run(
+            listener,
             namespace=parameters.namespace,
             ttrpc_address=parameters.ttrpc_address or f"{parameters.address}.ttrpc",
             exits_address=parameters.exits_address,
             runtime_root=parameters.runtime_root or DEFAULT_ROOT,
             log=f"{parameters.bundle}/log",
-        ).run()
+        )
         os._exit(0)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(1)
-
-
-def group(parameters: Parameters) -> str:
-    """The id whose socket the container's shim has: the group's, or the container's own."""
-    try:
-        data = files.read_bounded(f"{parameters.bundle}/config.json", 64 << 20)
-    except FileNotFoundError:
-        return parameters.id
-    # A spec is large and annotations of this kind are rare: don't fill the shim with a parsed one.
-    if not any(name.encode() in data for name in GROUP_ANNOTATIONS):
-        return parameters.id
-    spec: dict[str, Any] = json.loads(data)
-    annotations = spec.get("annotations") or {}
-    for name in GROUP_ANNOTATIONS:
-        if annotations.get(name):
-            return str(annotations[name])
-    return parameters.id
-
-
-def socket_path(directory: str, address: str, namespace: str, name: str) -> str:
-    """``<directory>/<hex sha256 of "<daemon's address>/<namespace>/<name>">``. Raises Error if too long."""
-    digest = hashlib.sha256(f"{address}/{namespace}/{name}".encode()).hexdigest()
-    path = f"{directory}/{digest}"
-    if len(os.fsencode(path)) > _PATH_LIMIT:
-        raise Error(f"shim socket directory {directory} is too long (42 characters at most)")
-    return path
-
-
-def _answering(path: str) -> int:
-    """The pid of the shim that listens there, 0 if none does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return 0
-        data = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid: int = _CREDENTIALS.unpack(data)[0]
-        return pid
-
-
-def _listen(path: str) -> socket.socket:
-    # In the process that will serve: peers learn the pid of whoever called listen(2).
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        listener.bind(path)
-        listener.listen(128)
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(mask)
-    return listener
-
-
-def _open_lock(directory: str) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    try:
-        return os.open(f"{directory}/lock", flags, 0o600)
-    except FileNotFoundError:
-        os.makedirs(directory, 0o700, exist_ok=True)
-        return os.open(f"{directory}/lock", flags, 0o600)
 
 
 def _become_daemon(listener: int, parameters: Parameters) -> None:

@@ -50,24 +50,22 @@ COLLECT_EVERY = 64
 class Tasks:
     """The containers of one shim."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        workers: Workers,
-        reaper: Reaper,
-        publisher: Publisher,
-        namespace: str,
-        runtime_root: str,
-    ) -> None:
+    def __init__(self, loop: Loop, workers: Workers, reaper: Reaper) -> None:
         self._loop = loop
         self._workers = workers
         self._reaper = reaper
-        self._publisher = publisher
-        self._namespace = namespace
-        self._runtime_root = runtime_root
+        self._publisher: Publisher
+        self._namespace = ""
+        self._runtime_root = ""
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
         self._deleted = 0
+
+    def begin(self, publisher: Publisher, namespace: str, runtime_root: str) -> None:
+        """Before the first call: where events go, and what is said of all containers here."""
+        self._publisher = publisher
+        self._namespace = namespace
+        self._runtime_root = runtime_root
 
     @property
     def empty(self) -> bool:

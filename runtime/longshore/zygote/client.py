@@ -8,6 +8,7 @@ between. Imports nothing of the zygote's own load.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from longshore.zygote import wire
+from longshore.zygote import place, wire
+
+DEFAULT_SOCKET_DIR = "/run/containerd/s"
 
 # A shim lives for months and its environment can be read: it inherits no secrets of the daemon's.
 _ENVIRONMENT = (
@@ -105,11 +108,26 @@ class Zygote:
         function raised, WorkerDied when the worker vanished. A cancelled call
         kills its worker before the cancellation goes on.
         """
-        return await self._ask(wire.CALL, {"function": function, "arguments": arguments}, fds)
+        return await self._ask({"function": function, "arguments": arguments}, fds)
 
     async def start_shim(self, request: ShimRequest) -> ShimStarted:
         """Fork a shim, or find the running one of the container's group. Errors as those of `call`."""
-        return ShimStarted(**await self._ask(wire.SHIM, request._asdict(), ()))
+        directory = request.socket_dir or DEFAULT_SOCKET_DIR
+        try:
+            found = await asyncio.to_thread(
+                place.settle, directory, request.address, request.namespace, request.id, request.bundle
+            )
+        except (OSError, ValueError) as error:
+            raise WorkerError(type(error).__name__, str(error)) from None
+        try:
+            pid = found.pid if found.listener is None else await self._started(request, found.listener)
+        except BaseException:
+            if found.listener is not None:
+                os.unlink(found.path)
+            raise
+        finally:
+            found.settled()
+        return ShimStarted(pid, found.address, request.version, "ttrpc")
 
     async def close(self) -> None:
         """End the zygote and the workers it has; shims live on."""
@@ -117,13 +135,13 @@ class Zygote:
         self._control.close()
         await asyncio.to_thread(self._process.wait)
 
-    async def _ask(self, kind: bytes, request: object, fds: Sequence[int]) -> Any:
+    async def _ask(self, request: object, fds: Sequence[int]) -> Any:
         for _ in range(3):
             ours, theirs = socket.socketpair()
             with ours:
                 ours.setblocking(False)
                 with theirs:
-                    await self._send(kind, [theirs.fileno(), *fds])
+                    await self._send(wire.CALL, [theirs.fileno(), *fds])
                 pidfd = await _begun(ours)
                 # No child: the zygote died before it read the packet. Nothing has begun, so ask its successor.
                 if pidfd is None:
@@ -131,29 +149,61 @@ class Zygote:
                 try:
                     return await _answer(ours, request)
                 except asyncio.CancelledError:
-                    if kind == wire.CALL:
-                        await _kill(pidfd)
+                    await _kill(pidfd)
                     raise
                 finally:
                     os.close(pidfd)
         raise WorkerDied("the zygote died at each attempt")
 
-    async def _send(self, kind: bytes, fds: Sequence[int]) -> None:
+    async def _started(self, request: ShimRequest, listener: socket.socket) -> int:
+        forking = asyncio.ensure_future(self._fork_shim(request, listener))
+        try:
+            return await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            # Nobody would ever end a shim that nobody knows of; one without containers ends when told to.
+            with contextlib.suppress(WorkerDied, ProcessLookupError):
+                os.kill(await forking, signal.SIGTERM)
+            raise
+
+    async def _fork_shim(self, request: ShimRequest, listener: socket.socket) -> int:
+        packet = wire.shim_packet(
+            (
+                request.namespace,
+                request.id,
+                request.bundle,
+                request.address,
+                request.ttrpc_address,
+                request.exits_address,
+                request.runtime_root,
+            )
+        )
+        for _ in range(3):
+            ours, theirs = socket.socketpair()
+            with ours:
+                ours.setblocking(False)
+                with theirs:
+                    await self._send(packet, [theirs.fileno(), listener.fileno()])
+                reply = await _until_end(ours)
+            if reply.startswith(wire.STARTED):
+                return int(reply[1:])
+        raise WorkerDied("the zygote died at each attempt")
+
+    async def _send(self, packet: bytes, fds: Sequence[int]) -> None:
         async with self._sending:
             for _ in range(3):
                 if self._closed:
                     raise WorkerDied("the zygote is closed")
                 try:
-                    while not self._try_send(kind, fds):
+                    while not self._try_send(packet, fds):
                         await _ready(self._control, writing=True)
                     return
                 except (BrokenPipeError, ConnectionResetError):
                     self._respawn()
         raise WorkerDied("the zygote died at each attempt")
 
-    def _try_send(self, kind: bytes, fds: Sequence[int]) -> bool:
+    def _try_send(self, packet: bytes, fds: Sequence[int]) -> bool:
         try:
-            socket.send_fds(self._control, [kind], fds)
+            socket.send_fds(self._control, [packet], fds)
         except BlockingIOError:
             return False
         return True
@@ -210,6 +260,17 @@ async def _answer(reply: socket.socket, request: object) -> Any:
     if "kind" in answer:
         raise WorkerError(answer["kind"], answer["message"])
     return answer["value"]
+
+
+async def _until_end(reply: socket.socket) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    try:
+        while part := await loop.sock_recv(reply, 64):
+            data += part
+    except ConnectionResetError:
+        pass
+    return data
 
 
 async def _exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, count: int) -> bytes:

@@ -1,9 +1,12 @@
 """What passes between a zygote's client and the children it asks for.
 
-    client -> zygote   one packet: CALL or SHIM, with the reply socket's other end and more descriptors
-    client -> child    a record: {"function": "module:name", "arguments": {...}}, or a shim request
-    child  -> client   one byte and a pidfd of itself: "I was forked"; no such byte: nothing has begun
-    child  -> client   a record: {"value": ...} or {"kind": class name, "message": text}
+    client -> zygote   one packet. For a worker: CALL, and descriptors: the reply socket's other end, more.
+                       For a shim: SHIM and its parameters (`shim_packet`), and descriptors: the reply
+                       socket's other end, the listening socket.
+    worker -> client   one byte and a pidfd of itself: "I was forked"; no such byte: nothing has begun
+    client -> worker   a record: {"function": "module:name", "arguments": {...}}
+    worker -> client   a record: {"value": ...} or {"kind": class name, "message": text}
+    shim   -> client   STARTED and its pid in digits, end of file
 
 A record is a u32, big endian, and that many bytes of JSON. End of file instead
 of the last record means that the child died.
@@ -15,11 +18,14 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 CALL = b"call"
 SHIM = b"shim"
 MAX_FDS = 253  # SCM_MAX_FD
+
+MAX_PACKET = 65536
 
 LENGTH = struct.Struct(">I")
 STARTED = b"+"
@@ -29,6 +35,14 @@ def encode(record: object) -> bytes:
     """A record as bytes."""
     data = json.dumps(record).encode()
     return LENGTH.pack(len(data)) + data
+
+
+def shim_packet(parameters: Sequence[str]) -> bytes:
+    """A request for a shim: words with NULs between, which cost the child less than JSON to read."""
+    packet = "\0".join(("shim", *parameters)).encode("utf-8", "surrogateescape")
+    if len(packet) > MAX_PACKET:
+        raise ValueError("the shim's parameters are too long")
+    return packet
 
 
 def started(reply: int) -> None:

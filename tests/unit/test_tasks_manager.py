@@ -15,7 +15,14 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from longshore.api.errors import AlreadyExists, Error, FailedPrecondition, NotFound, Unavailable
+from longshore.api.errors import (
+    AlreadyExists,
+    Error,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.runtime.task.v3 import shim_pb2 as api
 from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
@@ -333,6 +340,25 @@ async def test_delete_program_that_fails_means_255(
     await starter.shims["c1"].die()
     await gone_for(manager)
     assert (heard.exits, heard.deletes) == ([("c1", PID, 255)], [("c1", 255)])
+
+
+async def test_burial_is_tried_again_when_the_disk_is_full(
+    manager: Manager, starter: Starter, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(manager)
+    journal = manager.journal.buried
+    failures = [ResourceExhausted("no space left on device: resource exhausted")] * 2
+
+    async def full(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await journal(*arguments)
+
+    monkeypatch.setattr(manager.journal, "buried", full)
+    monkeypatch.setattr(manager_module, "BURY_AGAIN", 0.01)
+    await starter.shims["c1"].die()
+    await gone_for(manager)
+    assert (heard.exits, heard.deletes) == ([("c1", PID, 137)], [("c1", 137)])
 
 
 async def test_reports_in_the_bundle_come_before_made_up_exits(

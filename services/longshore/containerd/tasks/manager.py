@@ -53,6 +53,7 @@ log = structlog.get_logger("tasks")
 
 Key = tuple[str, str]
 
+BURY_AGAIN = 1.0  # seconds
 _ATTEMPTS = 3  # at a shim
 UNKNOWN_STATUS = 255  # of a process whose end nobody saw
 
@@ -331,12 +332,22 @@ class Manager:
         self._spawn(self._bury_lost(key, shim, pending))
 
     async def _bury_lost(self, key: Key, shim: Shim, pending: _Pending) -> None:
+        shim.log.close()
+        while not await self._buried(shim):
+            # A full disk, say. What is not told yet stays to be told, by the next daemon if not by us.
+            if self._closing:
+                break
+            await asyncio.sleep(BURY_AGAIN)
+        shim.buried.set_result(None)
+        self._free(key, pending)
+
+    async def _buried(self, shim: Shim) -> bool:
         try:
-            shim.log.close()
             await self.bury(shim.bundle, shim.runtime, shim.ledger)
-        finally:
-            shim.buried.set_result(None)
-            self._free(key, pending)
+        except Exception as error:
+            log.error("clean-up after dead shim failed", id=shim.id, exc_info=error)
+            return False
+        return True
 
     async def bury(self, bundle: Bundle, runtime: Runtime, ledger: Ledger) -> None:
         """Clean up after a shim that is gone: journal what it left unsaid, each exit once; remove the rest.

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from typing import NoReturn
 
@@ -26,11 +26,6 @@ from longshore.zygote import packing, wire
 # Without the enums that the signal module wraps them in: they would cost each shim 100 KiB of written pages.
 _set_handler: Callable[[int, int], object] = import_module("_signal").signal
 _SIGCHLD = int(signal.SIGCHLD)
-
-# More than the holes of one size class hold; and what a bytes object takes beside its bytes.
-_HOLES = 65536
-_BYTES_OVERHEAD = 33
-_filling: list[object] = []
 
 # The shim's `from_zygote`, once it is loaded.
 _be_shim: Callable[[bytes, list[int]], NoReturn]
@@ -82,23 +77,8 @@ def _warm() -> None:
         print(f"zygote: rehearsal: {error}", file=sys.stderr)
     gc.collect()
     packing.fill_holes()
-    _filling.extend(_fill_holes())
     # Without the freeze the first collection in a child would write to, and so copy, every page.
     gc.freeze()
-
-
-def _fill_holes() -> Iterator[object]:
-    """Objects for the holes that loading has left in memory, in each of the allocator's size classes.
-
-    A child's own objects would go into those holes, a few per page, and make
-    each of these pages its own; now they lie together in fresh ones.
-    """
-    for size in range(48, 513, 16):
-        for _ in range(_HOLES // size):
-            yield bytes(size - _BYTES_OVERHEAD)
-    for number in range(_HOLES // 16):
-        yield object()
-        yield float(number)
 
 
 def _child(packet: bytes, fds: list[int]) -> NoReturn:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
+import zstandard
+
+from longshore.registry.client import Options
+from longshore.registry.client import Registry as Door
+from longshore.registry.documents import Descriptor, digest_of
+from longshore.registry.platforms import Platform
 from support import goparts, process
 from support.folders import short_folder
 
@@ -121,3 +128,100 @@ def skopeo(*words: str | Path, check: bool = True) -> subprocess.CompletedProces
     """Debian's skopeo, without TLS and policy."""
     line: Sequence[str | Path] = [goparts.path("skopeo"), "--insecure-policy", *words]
     return subprocess.run(line, check=check, capture_output=True, text=True, timeout=120)
+
+
+# -- images for it --------------------------------------------------------------------------------------------
+
+OCI = "application/vnd.oci.image"
+DOCKER = "application/vnd.docker"
+
+
+class Style(NamedTuple):
+    """Media types, and how layers are packed."""
+
+    manifest: str
+    config: str
+    layer: str
+    pack: Callable[[bytes], bytes]
+
+
+def _gzip(data: bytes) -> bytes:
+    return gzip.compress(data, 1, mtime=0)
+
+
+def _zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(data)
+
+
+STYLES = {
+    "oci": Style(f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar+gzip", _gzip),
+    "plain": Style(f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar", bytes),
+    "zstd": Style(f"{OCI}.manifest.v1+json", f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar+zstd", _zstd),
+    "docker": Style(
+        f"{DOCKER}.distribution.manifest.v2+json",
+        f"{DOCKER}.container.image.v1+json",
+        f"{DOCKER}.image.rootfs.diff.tar.gzip",
+        _gzip,
+    ),
+}
+
+
+async def publish(
+    name: str,
+    layers: Sequence[bytes],
+    *,
+    style: str = "oci",
+    platform: str = "linux/amd64",
+    options: Options | None = None,
+) -> Descriptor:
+    """Push an image of uncompressed tar `layers` with our own library; the descriptor of its manifest."""
+    kinds = STYLES[style]
+    operating_system, architecture, *variant = platform.split("/")
+    image = {
+        "os": operating_system,
+        "architecture": architecture,
+        **({"variant": variant[0]} if variant else {}),
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(layer) for layer in layers]},
+    }
+    async with Door(options or Options()) as door:
+        pusher = door.repository(name).pusher()
+
+        async def send(media_type: str, data: bytes) -> dict[str, Any]:
+            async def blocks(offset: int) -> AsyncIterator[bytes]:
+                yield data[offset:]
+
+            blob = Descriptor(media_type, digest_of(data), len(data))
+            await pusher.blob(blob, blocks)
+            return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
+
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": kinds.manifest,
+            "config": await send(kinds.config, json.dumps(image).encode()),
+            "layers": [await send(kinds.layer, kinds.pack(layer)) for layer in layers],
+        }
+        data = json.dumps(manifest).encode()
+        found = Descriptor(kinds.manifest, digest_of(data), len(data), Platform(*platform.split("/")))
+        await pusher.manifest(found, data, door.repository(name).reference.tag)
+        return found
+
+
+async def publish_index(name: str, manifests: Sequence[Descriptor]) -> Descriptor:
+    """Push an index of manifests that the repository has."""
+    entries = [
+        {
+            "mediaType": found.media_type,
+            "digest": found.digest,
+            "size": found.size,
+            "platform": found.platform._asdict() if found.platform else {},
+        }
+        for found in manifests
+    ]
+    kind = f"{OCI}.index.v1+json"
+    data = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+    found = Descriptor(kind, digest_of(data), len(data))
+    async with Door() as door:
+        repository = door.repository(name)
+        await repository.pusher().manifest(found, data, repository.reference.tag)
+    return found

@@ -33,7 +33,7 @@ from longshore.client.registries import (
     with_source,
 )
 from longshore.client.tasking import cancel_all, run_all
-from longshore.client.unpack import Step, label_config, unpack_layer
+from longshore.client.unpack import Step, holds_snapshot, label_config, unpack_layer
 from longshore.registry.client import Options, Registry, Repository
 from longshore.registry.documents import Descriptor, Document, read_document
 from longshore.registry.errors import BadContent
@@ -147,19 +147,17 @@ class _Pull:
 
     async def _document(self, blob: Descriptor) -> Document:
         """From the store when it is there, else from the registry into the store."""
-        try:
-            info = await self._client.content.info(blob.digest)
-        except NotFound:
-            document = await self._repository.document(blob)
-            await self._client.content.write(
-                ingest_ref(message_of(blob)),
-                document.data,
-                labels={self._source: self._repository.reference.path},
-            )
-            self._report("downloaded", blob, blob.size)
+        if await self._held(blob):
+            document = read_document(blob, await self._client.content.read(blob.digest))
+            await self._exists(blob)
             return document
-        document = read_document(blob, await self._client.content.read(blob.digest))
-        await self._exists(blob, info.labels)
+        document = await self._repository.document(blob)
+        await self._client.content.write(
+            ingest_ref(message_of(blob)),
+            document.data,
+            labels={self._source: self._repository.reference.path},
+        )
+        self._report("downloaded", blob, blob.size)
         return document
 
     # -- one image ------------------------------------------------------------------------------------------
@@ -171,7 +169,7 @@ class _Pull:
         steps = await self._steps(manifest, manifest.config) if self._wish.snapshotter else []
         missing = await self._first_missing(steps)
         for layer in manifest.layers[:missing]:
-            await self._blob(layer, download=False)
+            await self._mark(layer)
         layers = manifest.layers[missing:]
         fetches = [self._begin(layer) for layer in layers]
         if steps:
@@ -210,14 +208,10 @@ class _Pull:
         ]
 
     async def _first_missing(self, steps: Sequence[Step]) -> int:
-        """How many layers, from the bottom, are snapshots already."""
-        snapshots = self._client.snapshots(self._wish.snapshotter)
+        """How many layers, from the bottom, are snapshots already; from then on our lease has them."""
         for count in range(len(steps), 0, -1):
-            try:
-                await snapshots.stat(steps[count - 1].chain_id)
+            if await holds_snapshot(self._client, self._wish.snapshotter, steps[count - 1]):
                 return count
-            except NotFound:
-                continue
         return 0
 
     async def _unpack(self, steps: Sequence[Step], fetches: Sequence[asyncio.Task[None]]) -> None:
@@ -241,38 +235,45 @@ class _Pull:
         async with self._slots:
             await self._blob(blob)
 
-    async def _blob(self, blob: Descriptor, *, download: bool = True) -> None:
-        """Have it in the store, with the label that says where it is from."""
+    async def _held(self, blob: Descriptor) -> bool:
+        """Whether the store has it. Asked as a writer: so it belongs to our lease, and no collection takes it."""
         try:
-            info = await self._client.content.info(blob.digest)
-        except NotFound:
-            if download:
-                await self._download(blob)
-            return
-        await self._exists(blob, info.labels)
+            async with self._ingest(blob):
+                return False
+        except AlreadyExists:
+            return True
 
-    async def _exists(self, blob: Descriptor, labels: Mapping[str, str]) -> None:
+    async def _mark(self, blob: Descriptor) -> None:
+        """Say of a blob that isn't needed where it is from, should it be there."""
+        try:
+            await self._exists(blob)
+        except NotFound:
+            pass
+
+    async def _exists(self, blob: Descriptor) -> None:
+        labels = (await self._client.content.info(blob.digest)).labels
         present = labels.get(self._source, "")
         value = with_source(present, self._repository.reference.path)
         if value != present and len(self._source) + len(value) <= LABEL_LIMIT:
             await self._client.content.label(blob.digest, {self._source: value})
         self._report("exists", blob, blob.size)
 
-    async def _download(self, blob: Descriptor) -> None:
-        ref, hosts = ingest_ref(message_of(blob)), len(self._repository.hosts)
+    async def _blob(self, blob: Descriptor) -> None:
+        """Have it in the store, held by our lease, with the label that says where it is from."""
+        hosts = len(self._repository.hosts)
         while True:
             resumed = False
             try:
-                async with self._ingest(ref, blob) as writer:
+                async with self._ingest(blob) as writer:
                     resumed = writer.offset > 0
                     await self._fill(writer, blob)
                 return
-            except AlreadyExists:  # somebody else's pull was faster
-                await self._exists(blob, (await self._client.content.info(blob.digest)).labels)
+            except AlreadyExists:
+                await self._exists(blob)
                 return
             except BadContent:
                 # What the ingest has may be of several hosts and times: begin anew, at another host if there is one.
-                await self._drop(ref)
+                await self._drop(blob)
                 self._repository.distrust()
                 hosts -= 0 if resumed else 1
                 if hosts <= 0:
@@ -298,8 +299,9 @@ class _Pull:
         self._report("downloaded", blob, blob.size)
 
     @asynccontextmanager
-    async def _ingest(self, ref: str, blob: Descriptor) -> AsyncIterator[Writer]:
-        """Open the ingest; one that another client is writing is waited for."""
+    async def _ingest(self, blob: Descriptor) -> AsyncIterator[Writer]:
+        """Open the ingest; one that another client is writing is waited for. Raises AlreadyExists."""
+        ref = ingest_ref(message_of(blob))
         looks = 0
         while True:
             opened = False
@@ -314,9 +316,9 @@ class _Pull:
             await asyncio.sleep(LOCKED_DELAYS[min(looks, len(LOCKED_DELAYS) - 1)])
             looks += 1
 
-    async def _drop(self, ref: str) -> None:
+    async def _drop(self, blob: Descriptor) -> None:
         try:
-            await self._client.content.abort(ref)
+            await self._client.content.abort(ingest_ref(message_of(blob)))
         except NotFound:
             pass
 

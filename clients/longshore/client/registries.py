@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from longshore.api import errors
 from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
@@ -120,7 +121,8 @@ def message_of(blob: Descriptor) -> DescriptorMessage:
 
 
 def source_label(domain: str) -> str:
-    return f"{SOURCE_LABEL}.{domain}"
+    """The label that says in which repositories of a registry a blob is known; containerd leaves out the port."""
+    return f"{SOURCE_LABEL}.{urlsplit(f'//{domain}').hostname or domain}"
 
 
 def with_source(present: str, repository: str) -> str:

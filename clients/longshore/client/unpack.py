@@ -11,6 +11,7 @@ from longshore.api.errors import AlreadyExists, DataLoss, NotFound
 if TYPE_CHECKING:
     from longshore.api.types.descriptor_pb2 import Descriptor
     from longshore.client.client import AsyncClient
+    from longshore.client.snapshots import Snapshots
 
 UNCOMPRESSED_LABEL = "containerd.io/uncompressed"
 GC_SNAPSHOT_LABEL = "containerd.io/gc.ref.snapshot"
@@ -29,8 +30,7 @@ class Step(NamedTuple):
 async def unpack_layer(client: AsyncClient, snapshotter: str, step: Step) -> None:
     """Make the layer a snapshot. One that somebody else made meanwhile serves as well. Raises DataLoss."""
     snapshots = client.snapshots(snapshotter)
-    key = f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {step.chain_id}"
-    labels = {REF_LABEL: step.chain_id}
+    key, labels = _key(step), {REF_LABEL: step.chain_id}
     try:
         mounts = await snapshots.prepare(key, step.parent, labels)
     except AlreadyExists:
@@ -44,13 +44,39 @@ async def unpack_layer(client: AsyncClient, snapshotter: str, step: Step) -> Non
             )
         await snapshots.commit(step.chain_id, key, labels)
     except BaseException as error:
-        try:
-            await snapshots.remove(key)
-        except NotFound:
-            pass
+        await _remove(snapshots, key)
         if not isinstance(error, AlreadyExists):
             raise
     await client.content.label(step.layer.digest, {UNCOMPRESSED_LABEL: step.diff_id})
+
+
+async def holds_snapshot(client: AsyncClient, snapshotter: str, step: Step) -> bool:
+    """Whether the layer's snapshot exists; if so it belongs to the client's lease from now on.
+
+    Stat wouldn't do that: a Prepare that names the snapshot (snapshot.ref) and is refused does.
+    """
+    snapshots = client.snapshots(snapshotter)
+    try:
+        await snapshots.stat(step.chain_id)
+        key = _key(step)
+        await snapshots.prepare(key, step.parent, {REF_LABEL: step.chain_id})
+    except NotFound:
+        return False
+    except AlreadyExists:
+        return True
+    await _remove(snapshots, key)  # it was collected between the two calls
+    return False
+
+
+def _key(step: Step) -> str:
+    return f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {step.chain_id}"
+
+
+async def _remove(snapshots: Snapshots, key: str) -> None:
+    try:
+        await snapshots.remove(key)
+    except NotFound:
+        pass
 
 
 async def label_config(client: AsyncClient, snapshotter: str, config: str, top: str) -> None:

@@ -14,10 +14,12 @@ The daemon reads that file before it removes a bundle, and when a shim died.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from google.protobuf.message import Message
@@ -46,17 +48,24 @@ class Journal:
         self._closed = False
 
     def append(self, record: bytes) -> None:
-        """Write a record (to the page cache: that outlives us, which is what it is for)."""
+        """Write a record (to the page cache: that outlives us, which is what it is for).
+
+        Raises OSError (disk full) with the file as it was; the record counts as unacknowledged all the same.
+        """
+        self._unacknowledged += 1
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._fd = os.open(self._path, flags, 0o600)
-        os.write(self._fd, _LENGTH.pack(len(record)) + record)
-        self._unacknowledged += 1
+        data = _LENGTH.pack(len(record)) + record
+        written = os.write(self._fd, data)
+        if written < len(data):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
+            raise OSError(errno.ENOSPC, "event not kept", self._path)
 
     def acknowledge(self) -> None:
         """One more record is safe with the daemon."""
         self._unacknowledged -= 1
-        if self._unacknowledged == 0:
+        if self._unacknowledged == 0 and self._fd >= 0:
             os.ftruncate(self._fd, 0)
             self._close_if_done()
 
@@ -90,7 +99,8 @@ class _Pending(NamedTuple):
 class Outbox:
     """Numbers events, and keeps them until they are acknowledged. No I/O but the journals'."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self.on_error = on_error
         self._namespace = ""
         self._instance = ""
         self._sequence = 0
@@ -110,8 +120,12 @@ class Outbox:
             envelope=envelope(self._namespace, topic, message),
         )
         record = request.SerializeToString()
-        journal.append(record)
         self._pending.append(_Pending(self._sequence, record, journal))
+        try:
+            journal.append(record)
+        except OSError as error:
+            # It is sent all the same, and kept in memory until acknowledged; only our death would lose it.
+            self.on_error(error)
         return record
 
     def unacknowledged(self) -> list[bytes]:

@@ -26,7 +26,7 @@ class ExitStream(Peer):
 
     def __init__(self, loop: Loop) -> None:
         super().__init__(loop)
-        self._outbox = Outbox()
+        self._outbox = Outbox(lambda error: loop.on_error(error))
         self._stream: GrpcStream | None = None
         self._delay = FIRST_DELAY
         self._retired = False

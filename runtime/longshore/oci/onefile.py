@@ -12,20 +12,24 @@ import importlib.util
 import marshal
 import os
 import sys
-from types import CodeType
 
 PACKAGES = ("longshore.linux", "longshore.oci")
 
 _LOADER = """
-import sys, marshal
+import gc, sys, marshal, posix
 from _frozen_importlib import ModuleSpec
+
+gc.disable()
+index = {}
+for line in INDEX.splitlines():
+    name, is_package, offset, length = line.split()
+    index[name] = is_package == "1", int(offset), int(length)
 
 class Loader:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name in MODULES:
-            spec = ModuleSpec(name, Loader, origin=name, is_package=MODULES[name][0])
-            return spec
+        if name in index:
+            return ModuleSpec(name, Loader, origin=name, is_package=index[name][0])
 
     @staticmethod
     def create_module(spec):
@@ -33,11 +37,16 @@ class Loader:
 
     @staticmethod
     def exec_module(module):
-        exec(marshal.loads(MODULES[module.__name__][1]), module.__dict__)
+        _, offset, length = index[module.__name__]
+        exec(marshal.loads(posix.pread(file, length, offset)), module.__dict__)
 
+file = posix.open(__file__, posix.O_RDONLY | posix.O_CLOEXEC)
 sys.meta_path.insert(0, Loader)
 from longshore.oci.main import main
-sys.exit(main())
+status = main()
+sys.stdout.flush()
+# Not by returning: tidying up an interpreter takes as long as some verbs.
+posix._exit(status)
 """
 
 
@@ -68,15 +77,29 @@ def _collect(package: str, directory: str, found: dict[str, tuple[bool, bytes]])
 
 
 def build(target: str) -> None:
-    """Write the file; it belongs to this very interpreter version."""
-    tree = f"MODULES = {modules()!r}\n{_LOADER}"
-    code: CodeType = compile(tree, "longshore-runc", "exec", dont_inherit=True, optimize=2)
-    # Flag 0b01: unchecked hash, so that no source is looked for.
-    header = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
+    """Write the file; it belongs to this very interpreter version.
+
+    The modules stand behind the loader's own code, where the interpreter doesn't
+    look, and are read one by one as they are imported.
+    """
+    found = modules()
+    head = _head(found, 0)
+    head = _head(found, len(head))  # as long as the first: the index is of fixed width
     temporary = f"{target}.{os.getpid()}.tmp"
     with open(temporary, "wb") as file:
-        file.write(header + marshal.dumps(code))
+        file.write(head + b"".join(code for _, code in found.values()))
     os.replace(temporary, target)
+
+
+def _head(found: dict[str, tuple[bool, bytes]], offset: int) -> bytes:
+    lines = []
+    for name, (is_package, code) in found.items():
+        lines.append(f"{name} {int(is_package)} {offset:010d} {len(code):010d}")
+        offset += len(code)
+    text = "\n".join(lines)
+    loader = compile(f"INDEX = {text!r}\n{_LOADER}", "longshore-runc", "exec", dont_inherit=True, optimize=2)
+    # Flag 0b01: unchecked hash, so that no source is looked for.
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(loader)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from longshore.api.cgroups.v1 import metrics_pb2 as v1
 from longshore.api.cgroups.v2 import metrics_pb2 as v2
 from longshore.api.errors import NotFound
 from longshore.linux import files
-from longshore.linux.cgroup import layout
+from longshore.linux.cgroup import layout, values
 from longshore.linux.cgroup.manager import Cgroup
 
 
@@ -112,20 +112,24 @@ def _memory_v1(memory: v1.MemoryStat, figures: dict[str, Any]) -> None:
             setattr(target, name, entry.get(name, 0))
 
 
+_MEMORY_V2 = {
+    "usage": "memory.current",
+    "usage_limit": "memory.max",
+    "max_usage": "memory.peak",
+    "swap_usage": "memory.swap.current",
+    "swap_limit": "memory.swap.max",
+}
+
+
 def _v2(figures: dict[str, Any], path: str, cgroup: Cgroup) -> v2.Metrics:
     message = v2.Metrics()
     pids = figures.get("pids", {})
     message.pids.current, message.pids.limit = pids.get("current", 0), pids.get("limit", 0)
     _fill(message.cpu, _table(path + "/cpu.stat"))
     raw = dict(figures.get("memory", {}).get("raw", {}))
-    usage, swap = figures["memory"]["usage"], figures["memory"]["swap"]
-    raw |= {
-        "usage": usage["usage"],
-        "usage_limit": usage["limit"],
-        "max_usage": usage.get("max", 0),
-        "swap_usage": max(0, swap["usage"] - usage["usage"]),
-        "swap_limit": swap["limit"],
-    }
+    # From the files: what `Cgroup.stats` gives counts swap as v1 does, memory included.
+    for field, file in _MEMORY_V2.items():
+        raw[field] = values.number(f"{path}/{file}")
     _fill(message.memory, raw)
     _fill(message.memory_events, _table(path + "/memory.events"))
     return message

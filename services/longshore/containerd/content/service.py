@@ -191,36 +191,52 @@ class _Session:
 
 
 class _BlobReader:
-    """Reads ahead by one chunk while the last one is being sent."""
+    """Takes what is in the page cache at once; what isn't, a thread reads, one chunk ahead of the client."""
 
     def __init__(self, blob: Blob) -> None:
         self._fd = blob.fd
-        self._reading: asyncio.Future[bytes] | None = None
+        self._ahead: asyncio.Future[bytes] | None = None
 
-    async def chunks(self, start: int, end: int) -> AsyncGenerator[tuple[bytes, int], None]:
+    async def chunks(self, start: int, end: int) -> AsyncGenerator[tuple[bytes | memoryview, int], None]:
         """(data, offset in the section asked for)"""
         position = start
-        self._read(position, end)
-        while position < end and self._reading is not None:
-            data = await self._reading
+        while position < end:
+            data: bytes | memoryview | None = None
+            if self._ahead is None:
+                data = _cached(self._fd, position, min(CHUNK, end - position))
+            if data is None:
+                data = await self._from_disk(position, end)
             if not data:
                 raise errors.DataLoss(f"blob ends at {position} of {end} bytes")
             offset, position = position - start, position + len(data)
-            self._read(position, end)
             yield data, offset
 
-    def _read(self, position: int, end: int) -> None:
-        self._reading = None
-        if position < end:
-            loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(
-                None, os.pread, self._fd, min(CHUNK, end - position), position
-            )
+    async def _from_disk(self, position: int, end: int) -> bytes:
+        data = await (self._ahead or self._in_thread(position, min(CHUNK, end - position)))
+        following = position + len(data)
+        # The disk works on the next chunk while this one is sent.
+        self._ahead = (
+            self._in_thread(following, min(CHUNK, end - following)) if following < end and data else None
+        )
+        return data
+
+    def _in_thread(self, position: int, size: int) -> asyncio.Future[bytes]:
+        return asyncio.get_running_loop().run_in_executor(None, os.pread, self._fd, size, position)
 
     async def close(self) -> None:
-        if self._reading is not None:
-            await asyncio.wait([self._reading])
+        if self._ahead is not None:
+            await asyncio.wait([self._ahead])
         os.close(self._fd)
+
+
+def _cached(fd: int, position: int, size: int) -> memoryview | None:
+    """What can be read without waiting for the disk, None if that is nothing."""
+    buffer = bytearray(size)
+    try:
+        count = os.preadv(fd, [buffer], position, os.RWF_NOWAIT)
+    except OSError:  # not cached, or a filesystem that can't tell
+        return None
+    return memoryview(buffer)[:count] if count else None
 
 
 def _varint(value: int) -> bytes:

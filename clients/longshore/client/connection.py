@@ -25,14 +25,14 @@ METADATA_LIMIT = 1 << 20
 
 # containerd allows 16 MiB both ways. Errors of runtimes can be long, and travel in headers: gRPC's own
 # limit of 8 KiB would turn them into RESOURCE_EXHAUSTED. The back-off is short because the peer is a
-# local socket: after a restart of the daemon a client should be back within a fraction of a second.
+# local socket: after a restart of the daemon a client should be back within a fraction of a second. (Not
+# the minimum too: that one also limits how long the first handshake may take, and fails on a busy machine.)
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_LIMIT),
     ("grpc.max_send_message_length", MESSAGE_LIMIT),
     ("grpc.max_metadata_size", METADATA_LIMIT),
     ("grpc.absolute_max_metadata_size", METADATA_LIMIT),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )

@@ -125,7 +125,7 @@ def failure(error: errors.Error, settings: Settings) -> Failure:
         elif not os.access(settings.address, os.W_OK):
             message, hint = f"permission denied on {settings.address}", HINTS[errors.PermissionDenied]
         else:
-            message = f"nobody answers at {settings.address}"
+            message = f"nobody answers at {settings.address}: {message}"
     return Failure(message, hint.format(address=settings.address))
 
 

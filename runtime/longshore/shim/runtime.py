@@ -8,6 +8,7 @@ worker and becomes the shim's child.
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any, NamedTuple, Protocol
 
@@ -102,20 +103,14 @@ def _settings(given: Options) -> Settings:
     )
 
 
+_OPTION_NAMES = {"binary": "binary_name", "no_pivot": "no_pivot_root"}
+
+
 def save(bundle: str, settings: Settings) -> None:
-    """Leave in the bundle what `delete` must know when this shim is no more."""
-    options = Options(
-        root=settings.root,
-        binary_name=settings.binary,
-        systemd_cgroup=settings.systemd_cgroup,
-        no_pivot_root=settings.no_pivot,
-        no_new_keyring=settings.no_new_keyring,
-        io_uid=settings.io_uid,
-        io_gid=settings.io_gid,
-        shim_cgroup=settings.shim_cgroup,
-    )
-    text = json_format.MessageToJson(options, preserving_proto_field_name=True, indent=None)
-    files.replace_file(f"{bundle}/{OPTIONS_FILE}", text.encode())
+    """Leave in the bundle what `delete` must know when this shim is no more: Options as JSON."""
+    # By hand: protobuf's own way to JSON costs half a millisecond, and the pages that it writes to.
+    given = {_OPTION_NAMES.get(name, name): value for name, value in settings._asdict().items() if value}
+    files.replace_file(f"{bundle}/{OPTIONS_FILE}", json.dumps(given).encode())
 
 
 def load(bundle: str) -> Settings:

@@ -8,7 +8,9 @@
 The steps, names and labels are those of containerd's own client, so either
 finds what the other left: an ingest that broke off, blobs, snapshots. What was
 interrupted, by an error, by Ctrl-C, by kill -9, goes on where it stood with
-the next pull, as long as its lease (24 h) or a day has not passed.
+the next pull within a day. For that a pull that fails leaves a lease of its
+own (label `INTERRUPTED`) on what came, which the next one to succeed removes;
+with the pull's lease alone the next collection would take everything.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
 from longshore.client import oci
 from longshore.client.content import Writer, ingest_ref
+from longshore.client.leases import Resource
 from longshore.client.registries import (
     LABEL_LIMIT,
     Progress,
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 DOWNLOADS = 3
 DEEPEST_INDEX = 8
+INTERRUPTED = "longshore.io/interrupted-pull"  # a lease's label: the image's name
+KEPT_FOR = 24 * 3600  # seconds
 LOCKED_DELAYS = (
     0.02,
     0.05,
@@ -82,15 +87,55 @@ async def pull(
     wanted = Platform(*(platform or oci.host_platform()))
     wish = Wish(wanted, all_platforms, snapshotter if unpack else "", max(downloads, 1))
     with translated(f"pull {name}"):
-        async with Registry(registry or options()) as door, client.leased() as leased:
+        async with Registry(registry or options()) as door:
             repository = door.repository(name)
-            work = _Pull(leased, repository, wish, progress)
-            target = await work.run()
             full = str(repository.reference)
-            image = await leased.images.create(full, message_of(target), labels or {}, replace=True)
-    found = await client.images.get(image.name)
-    found.platform = platform or found.platform
-    return found
+            async with _resumable(client, full) as leased:
+                target = await _Pull(leased, repository, wish, progress).run()
+                await leased.images.create(full, message_of(target), labels or {}, replace=True)
+    return await client.images.get(full, platform=platform)
+
+
+@asynccontextmanager
+async def _resumable(client: AsyncClient, name: str) -> AsyncIterator[AsyncClient]:
+    """A lease for the block. When the block fails, what it got stays for a day, or until one succeeds."""
+    earlier = [lease.id for lease in await client.leases.list([f'labels."{INTERRUPTED}"=="{name}"'])]
+    async with client.leased() as leased:
+        try:
+            yield leased
+        except BaseException:
+            if leased is not client:
+                await _keep(client, name, [leased.connection.lease, *earlier])
+            raise
+    await _end(client, earlier)
+
+
+async def _keep(client: AsyncClient, name: str, leases: Sequence[str]) -> None:
+    """One new lease on all that these have; the first of them is its owner's to end."""
+    found = {(r.type, r.id) for lease in leases for r in await _resources(client, lease)}
+    if found:
+        kept = await client.leases.create(id="", expires=KEPT_FOR, labels={INTERRUPTED: name})
+        for kind, resource in sorted(found):
+            try:
+                await client.leases.add_resource(kept.id, kind, resource)
+            except NotFound:
+                pass
+    await _end(client, leases[1:])
+
+
+async def _resources(client: AsyncClient, lease: str) -> list[Resource]:
+    try:
+        return await client.leases.resources(lease)
+    except NotFound:
+        return []
+
+
+async def _end(client: AsyncClient, leases: Sequence[str]) -> None:
+    for lease in leases:
+        try:
+            await client.leases.delete(lease)
+        except NotFound:
+            pass
 
 
 class _Pull:

@@ -68,18 +68,17 @@ class Watch:
         return any(self.names.intersection(line.split("/")) for line in listing.splitlines())
 
     def _mounts(self) -> list[str]:
-        """Mounts on our folders, in whatever mount namespace a process of this machine lives."""
+        """Mounts on our folders, as we see them and as processes of ours do.
+
+        Other tests' mount namespaces hold copies of whatever was mounted when
+        they were made; those go with them.
+        """
         found: dict[str, None] = {}
-        seen: set[str] = set()
-        for pid in _pids():
-            namespace = _link(f"/proc/{pid}/ns/mnt")
-            if not namespace or namespace in seen:
-                continue
-            seen.add(namespace)
+        for pid in (os.getpid(), *self.processes()):
             for line in _text(f"/proc/{pid}/mountinfo").splitlines():
                 target = line.split(" ")[4]
                 if any(target == folder or target.startswith(f"{folder}/") for folder in self.folders):
-                    found[f"mount {target} ({line.partition(' - ')[2]}), seen by process {pid}"] = None
+                    found[f"mount {target} ({line.partition(' - ')[2]})"] = None
         return list(found)
 
     def _own_cgroups(self) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from longshore.ttrpc.client import Calls
 SERVICE = "containerd.services.events.ttrpc.v1.Events"
 TIMEOUT_SECONDS = 5.0
 RETRIES = 5
+RETRY_SECONDS = 1.0
 QUEUE_LIMIT = 2048
 
 
@@ -110,7 +111,7 @@ class Forwarder(Peer):
             self._done()
             return
         self._pausing = True
-        self.loop.later(self._failures, self._retry)
+        self.loop.later(self._failures * RETRY_SECONDS, self._retry)
 
     def _retry(self) -> None:
         self._pausing = False

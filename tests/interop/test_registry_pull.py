@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 
-from longshore.api.errors import Error, NotFound
+from longshore.api.errors import Error, NotFound, Unauthenticated
 from longshore.client import AsyncClient, Client
 from longshore.client.oci import parse_platform
 from longshore.client.registries import Progress, options
@@ -30,6 +30,7 @@ from support.daemon import LONGSHORE, Longshore
 from support.realdaemon import RealContainerd
 from support.registry import PASSWORD, STYLES, USER, Registry, publish, publish_index
 from support.soak import times
+from support.tokens import TokenServer
 
 Daemon = RealContainerd | Longshore
 
@@ -338,6 +339,33 @@ def test_tls_and_basic_authentication(daemon: Daemon, tmp_path: Path) -> None:
             line = ("images", "pull", *words, name)
             done = call(LONGSHORE, daemon, f"tls-{kind}", *line, DOCKER_CONFIG="/nonexistent")
             assert done.returncode == 1 and expected in done.stderr and hint in done.stderr
+
+
+@pytest.mark.parametrize("oauth", [True, False])
+def test_tokens(oauth: bool, daemon: Daemon, tmp_path: Path) -> None:
+    kind = f"{type(daemon).__name__}-{oauth}"
+    with (
+        TokenServer(tmp_path, oauth=oauth, **{USER: PASSWORD}) as tokens,
+        Registry(token=tokens.table()) as guarded,
+        Client(str(daemon.address), f"tokens-{kind}") as client,
+    ):
+        anna = options(user=f"{USER}:{PASSWORD}", registry=guarded.address)
+        asyncio.run(publish(guarded.name("a/b:1"), TREE, options=anna))
+        assert tokens.asked[0][0] == "POST" and tokens.asked[-1][0] == ("POST" if oauth else "GET")
+        before = len(tokens.asked)
+        client.images.pull(guarded.name("a/b:1"))  # anonymous
+        assert [form["scope"] for _, form in tokens.asked[before:]] == [["repository:a/b:pull"]]
+        client.images.push(
+            guarded.name("c/d:1"), source=guarded.name("a/b:1"), registry=anna
+        )  # mounts from a/b
+        scopes = {scope for _, form in tokens.asked for scope in " ".join(form["scope"]).split()}
+        assert {"repository:a/b:pull", "repository:c/d:pull,push"} <= scopes
+        with pytest.raises(Unauthenticated, match="refuses the tokens") as caught:
+            client.images.push(guarded.name("e/f:1"), source=guarded.name("a/b:1"))
+        assert "docker login" in caught.value.hint
+        wrong = options(user=f"{USER}:no", registry=guarded.address)
+        with pytest.raises(Unauthenticated, match="answered 401"):
+            client.images.pull(guarded.name("a/b:1"), registry=wrong)
 
 
 # -- breaks ---------------------------------------------------------------------------------------------------

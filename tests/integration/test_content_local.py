@@ -225,6 +225,35 @@ async def test_a_cancelled_caller_leaves_whole_things(content: LocalContent) -> 
     assert sum(map(len, blocks)) == 60
 
 
+async def test_leases(content: LocalContent, database: Store) -> None:
+    await database.write(
+        lambda transaction: transaction.execute(
+            "INSERT INTO leases VALUES ('one', 'lease', x''), ('one', 'l2', x'')"
+        )
+    )
+    scope, second = Scope("one", "lease"), Scope("one", "l2")
+
+    def held(lease: str) -> list[tuple[str, str]]:
+        statement = "SELECT type, id FROM lease_resources WHERE lease = ? ORDER BY type"
+        return database.read(lambda connection: connection.execute(statement, (lease,)).fetchall())
+
+    writer = await content.writer(scope, "ref")
+    assert held("lease") == [("ingests", "ref")]
+    await writer.write(b"hello")
+    await writer.commit(5, "", {})
+    await writer.close()
+    assert held("lease") == [("content", sha(b"hello"))]
+    with pytest.raises(errors.AlreadyExists):
+        await content.writer(second, "ref", expected=sha(b"hello"))
+    assert held("l2") == [("content", sha(b"hello"))]
+    writer = await content.writer(second, "other")
+    await writer.close()
+    await content.abort(second, "other")
+    assert held("l2") == [("content", sha(b"hello"))]
+    await content.delete(scope, sha(b"hello"))
+    assert held("lease") == []
+
+
 CHILD = """
 import asyncio, hashlib, os, sys
 from pathlib import Path

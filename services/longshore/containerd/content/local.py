@@ -328,10 +328,11 @@ class LocalContent:
     # -- locks and threads ----------------------------------------------------------------------------------
 
     async def _lock_ref(self, namespace: str, ref: str) -> _RefLock:
-        held = self._refs.get((namespace, ref))
-        if held is not None:
-            await held.released_within(_LOCK_SECONDS)
-            held = self._refs.get((namespace, ref))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _LOCK_SECONDS
+        # Others may wait, too: who isn't the first to get it goes on waiting.
+        while (held := self._refs.get((namespace, ref))) is not None and loop.time() < deadline:
+            await held.released_within(deadline - loop.time())
         if held is not None:
             age = (time.time_ns() - held.since) / 1_000_000
             raise errors.Unavailable(

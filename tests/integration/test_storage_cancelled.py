@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from longshore.api.services.snapshots.v1 import snapshots_pb2 as snapshots
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.mount_pb2 import Mount
 from longshore.containerd.scope import Scope
+from longshore.containerd.snapshots.snapshotter import Kind
 from support.daemon import Longshore
 from support.layers import digest, layer, member
 from support.remote import RemoteContent, RemoteSnapshotter, channel
@@ -143,6 +146,57 @@ async def test_whole_or_absent() -> None:
             await storm.run(times(150, 3000))
             await check_content(storm.content, daemon.root)
             await check_snapshots(storm.snapshots, daemon.root)
+
+
+async def test_kill_9_in_the_storm() -> None:
+    """Whatever was being done: after a new start blobs are whole, snapshots have their trees, work goes on."""
+    with Longshore() as daemon:
+        for round in range(times(3, 60)):
+            async with channel(daemon.address) as opened:
+                storm = Storm(opened, seed=round)
+                with contextlib.suppress(errors.AlreadyExists):
+                    await put(storm.content, LAYER)
+                await storm.run(40)
+                daemon.kill9()
+            daemon.start()
+            async with channel(daemon.address) as opened:
+                await check_after_kill(
+                    RemoteContent(opened), RemoteSnapshotter(opened, "overlayfs"), daemon.root
+                )
+
+
+async def put(store: RemoteContent, data: bytes) -> None:
+    writer = await store.writer(SCOPE, f"put{len(data)}", expected=digest(data))
+    await writer.restart()
+    await writer.write(data)
+    await writer.commit(len(data), digest(data), {})
+    await writer.close()
+
+
+async def check_after_kill(store: RemoteContent, snapshotter: RemoteSnapshotter, root: Path) -> None:
+    blobs = root / "io.containerd.content.v1.content" / "blobs" / "sha256"
+    for name in os.listdir(blobs):
+        assert hashlib.sha256((blobs / name).read_bytes()).hexdigest() == name
+    known = {info.digest async for block in store.list(SCOPE, []) for info in block}
+    # A file that became whole just before the kill may have no row yet.
+    assert known <= {f"sha256:{name}" for name in os.listdir(blobs)}
+    for status in await store.statuses(SCOPE, []):
+        writer = await store.writer(SCOPE, status.ref)
+        assert writer.offset <= status.offset
+        await writer.close()
+        await store.abort(SCOPE, status.ref)
+    await snapshotter.cleanup()
+    numbers = set(os.listdir(root / "io.containerd.snapshotter.v1.overlayfs" / "snapshots"))
+    rows = [info async for block in snapshotter.walk(SCOPE, []) for info in block]
+    assert len(numbers) >= len(rows)
+    for info in rows:
+        assert (await snapshotter.usage(SCOPE, info.name)).inodes >= 1
+        if info.kind != Kind.COMMITTED:
+            assert await snapshotter.mounts(SCOPE, info.name)
+    key = f"after{time.time_ns()}"
+    (mount,) = await snapshotter.prepare(SCOPE, key, "", {})
+    assert os.listdir(mount.source) == []
+    await snapshotter.remove(SCOPE, key)
 
 
 async def check_content(store: RemoteContent, root: Path) -> None:

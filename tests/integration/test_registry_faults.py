@@ -362,7 +362,7 @@ async def test_a_mirror_without_the_image(tmp_path: Path) -> None:
         async with Registry(options(settings=settings)) as registry:
             repository = registry.repository("r.example.com/a:1")
             assert (await repository.resolve()).digest == found["digest"]
-            with pytest.raises(NotFound, match="before that, 127.0.0.1:1: connection refused"):
+            with pytest.raises(NotFound, match=r"before that, 127\.0\.0\.1:1: connection refused"):
                 await registry.repository("r.example.com/a:2").resolve()
 
 

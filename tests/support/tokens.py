@@ -103,7 +103,7 @@ class TokenServer:
             "access": access,
             "jti": secrets.token_hex(8),
         }
-        claims |= {"nbf": now - 10, "iat": now, "exp": now + 300}
+        claims |= {"jti": secrets.token_hex(8), "nbf": now - 10, "iat": now, "exp": now + 300}
         text = f"{_pack({'typ': 'JWT', 'alg': 'ES256', 'x5c': self._chain})}.{_pack(claims)}"
         r, s = decode_dss_signature(self._key.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
         return f"{text}.{_base64(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"

@@ -300,6 +300,21 @@ def test_pid_file(box: Bundle) -> None:
     assert int((box.folder / "the.pid").read_text()) == box.inspect()["pid"]
 
 
+def test_a_signal_that_comes_early_is_not_lost_and_kills_nobody_else(box: Bundle) -> None:
+    """While a hook runs, long before there is a program."""
+    box.config["hooks"] = {
+        "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo >there; sleep 0.2"]}]
+    }
+    box.config["process"]["args"] = ["sleep", "1000"]
+    box.config["linux"]["namespaces"].remove({"type": "pid"})
+    box.save()
+    command = [*box.runtime, "--root", box.state, "run", "c"]
+    with subprocess.Popen(command, cwd=box.folder) as running:
+        eventually((box.folder / "there").exists)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 128 + signal.SIGTERM
+
+
 def test_signals_reach_a_foreground_container(box: Bundle) -> None:
     box.shell("trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.1; done")
     box.save()

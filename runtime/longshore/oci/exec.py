@@ -344,10 +344,11 @@ def main(call: Call) -> int:
 def _stay(call: Call, launch: Exec, relay: terminal.Relay | None = None) -> int:
     from longshore.oci import foreground
 
+    companion = foreground.Companion()
     path = call.value("pid-file")
     with Undo() as undo:
         pid = launch.run(undo, (lambda pid: write_pid_file(path, pid)) if path else None)
-    return foreground.wait(pid, relay)
+    return companion.wait(pid, relay)
 
 
 def process_of(call: Call, container: State) -> dict[str, Any]:

@@ -53,6 +53,9 @@ def main(call: Call) -> int:
 
 
 def _run(call: Call, launch: Launch, detach: bool, relay: terminal.Relay | None = None) -> int:
+    from longshore.oci import foreground
+
+    companion = None if detach else foreground.Companion()
     with launch, Undo() as undo:
         pid = launch.run(undo)
         if call.value("pid-file"):
@@ -64,10 +67,9 @@ def _run(call: Call, launch: Launch, detach: bool, relay: terminal.Relay | None 
         raise
     if detach:
         return 0
-    from longshore.oci import foreground
-
+    assert companion is not None
     try:
-        return foreground.wait(pid, relay)
+        return companion.wait(pid, relay)
     finally:
         if not call.on("keep"):
             try:

@@ -178,6 +178,16 @@ async def test_on_any_other_mount(client: Client, daemon: Longshore, tmp_path: P
         await client.apply(LAYER, [Mount("bind", str(tmp_path / "other"), ("rbind", "ro"))])
 
 
+async def test_on_an_upper_directory_alone(client: Client, tmp_path: Path) -> None:
+    """How clients that unpack layers at the same time ask for it: there is no lower directory to mount."""
+    upper, work = tmp_path / "upper", tmp_path / "work"
+    upper.mkdir()
+    work.mkdir()
+    mounts = [Mount("overlay", "overlay", ("index=off", f"workdir={work}", f"upperdir={upper}"))]
+    await client.apply(LAYER, mounts)
+    assert tree(upper, times=False) == expected(tmp_path, LAYER)
+
+
 GZIP = OCI + "+gzip"
 
 

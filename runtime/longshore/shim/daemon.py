@@ -29,6 +29,8 @@ _CREDENTIALS = struct.Struct("iII")
 # A client that doesn't read its answers is dropped with this much unread.
 _UNREAD_LIMIT = 32 << 20
 FLUSH_SECONDS = 5.0
+# Without containers and without clients for this long, a shim ends.
+IDLE_SECONDS = 120.0
 
 # The module's own numbers and functions go through enums, which cost each shim 100 KiB of written pages.
 _set_handler: Callable[[int, object], object] = import_module("_signal").signal
@@ -44,7 +46,10 @@ def _noticed(number: int, frame: object) -> None:
 class Client:
     """One ttrpc connection."""
 
-    def __init__(self, loop: Loop, service: Service, connected: socket.socket) -> None:
+    def __init__(
+        self, loop: Loop, service: Service, connected: socket.socket, left: Callable[[], None]
+    ) -> None:
+        self._left = left
         self._loop = loop
         self._service = service
         self._socket: socket.socket | None = connected
@@ -109,6 +114,7 @@ class Client:
             self._loop.forget(self._socket.fileno())
             self._socket.close()
             self._socket = None
+            self._left()
 
 
 class Daemon:
@@ -119,6 +125,7 @@ class Daemon:
         self._listener: socket.socket
         self._path = ""
         self._log = ""
+        self._clients = 0
         self._loop = Loop(opened=False)
         self._loop.on_error = self._report
         self._workers = Workers(self._loop)
@@ -152,6 +159,7 @@ class Daemon:
         self._tasks.begin(self._publisher, namespace, runtime_root)
         listener.setblocking(False)
         self._loop.watch(listener.fileno(), READ, self._accept)
+        self._loop.later(IDLE_SECONDS, self._check_idle)
         try:
             self._loop.run()
         finally:
@@ -174,7 +182,18 @@ class Daemon:
         if _CREDENTIALS.unpack(credentials)[1] != os.geteuid():
             connected.close()
             return
-        Client(self._loop, self._service, connected)
+        self._clients += 1
+        Client(self._loop, self._service, connected, self._client_left)
+
+    def _client_left(self) -> None:
+        self._clients -= 1
+
+    def _check_idle(self) -> None:
+        """A shim that was made, and then forgotten because its containerd died, is nobody's to end."""
+        if self._tasks.empty and not self._clients:
+            self._shut_down()
+        else:
+            self._loop.later(IDLE_SECONDS, self._check_idle)
 
     def _watch_signals(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -102,7 +102,7 @@ class _Stage:
         """One life of a container, over a connection of its own."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        client = Client(self._loop, self._service, theirs)
+        client = Client(self._loop, self._service, theirs, _nothing)
         calls = Calls()
 
         def call(method: str, request: Message) -> None:

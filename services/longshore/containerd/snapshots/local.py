@@ -36,6 +36,8 @@ log = structlog.get_logger("snapshots")
 
 BLOCK: Final = 100
 
+_FORGET_TOGETHER: Final = 64
+
 # A snapshot of a short-lived container holds less than this; more is removed in a worker process.
 _REMOVED_HERE: Final = 256
 
@@ -103,6 +105,7 @@ class LocalSnapshotter:
         self._resource = f"snapshots/{name}"
         self._full = asyncio.Event()
         self._clean = asyncio.Event()
+        self._gone: set[int] = set()
         self._sweeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -356,18 +359,26 @@ class LocalSnapshotter:
         rows = self._store.read(lambda connection: connection.execute(statement, (self.name,)).fetchall())
         failed: list[Exception] = []
         for (number,) in rows:
+            if number in self._gone:
+                continue
             try:
                 await self._discard(number)
             except Exception as error:
                 failed.append(error)
-                continue
-            await self._store.write(self._forgetting(number), urgent=True)
+            else:
+                self._gone.add(number)
+        if len(self._gone) >= _FORGET_TOGETHER:
+            await self._forget_gone()
         if failed:
             raise failed[0]
 
-    def _forgetting(self, number: int) -> Callable[[Transaction], object]:
-        statement = "DELETE FROM snapshots_trash WHERE snapshotter = ? AND number = ?"
-        return lambda transaction: transaction.execute(statement, (self.name, number))
+    async def _forget_gone(self) -> None:
+        """Rows of trash that is gone do no harm, and each commit costs a flush: many go at once."""
+        gone = frozenset(self._gone)
+        numbers = ",".join(map(str, gone))
+        statement = f"DELETE FROM snapshots_trash WHERE snapshotter = ? AND number IN ({numbers})"
+        await self._store.write(lambda transaction: transaction.execute(statement, (self.name,)), urgent=True)
+        self._gone -= gone
 
     async def _discard(self, number: int) -> None:
         directory = self._driver.directory(number)

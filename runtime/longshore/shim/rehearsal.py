@@ -22,6 +22,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from longshore.api import typeurls
+from longshore.api.errors import NotFound
 from longshore.api.runtime.task.v3 import shim_pb2 as api
 from longshore.api.services.exits.v1.exits_pb2 import ReportResponse
 from longshore.api.types.runc.options.oci_pb2 import Options
@@ -37,13 +38,15 @@ from longshore.ttrpc.client import Calls
 
 # Bytecode is specialised after eight runs, and its last instructions some dozens later.
 ROUNDS = 40
+# How many calls of a life must end well; two are meant to find nothing.
+SUCCEED = 13
 # Never a real process: the reaper is told of its end by us.
 INIT, EXEC = 0x7FFFFFF0, 0x7FFFFFF1
 _PROCESS = b'{"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}'
 
 
-def rehearse(directory: str) -> None:
-    """Play `ROUNDS` lives in a folder below `directory`. Raises OSError."""
+def rehearse(directory: str) -> list[str]:
+    """Play `ROUNDS` lives in a folder below `directory`; what failed, though it should not. Raises OSError."""
     folder = f"{directory}/longshore-{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(folder, 0o700)
     try:
@@ -55,6 +58,7 @@ def rehearse(directory: str) -> None:
                 stage.work()
         finally:
             stage.close()
+        return stage.failures
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -80,6 +84,8 @@ class _Stage:
     """A shim with a daemon's two sockets, both in our hands."""
 
     def __init__(self, folder: str) -> None:
+        self.failures: list[str] = []
+        self.answered = 0
         self._folder = folder
         self._loop = Loop()
         self._loop.on_error = lambda _: None
@@ -109,7 +115,14 @@ class _Stage:
             _, data = calls.send(SERVICES[1], method, request.SerializeToString())
             ours.sendall(data)
             self._turn()
-            calls.receive(ours.recv(65536) if method != "Wait" else b"")
+            if method != "Wait":
+                answer(method, ours.recv(65536))
+
+        def answer(method: str, data: bytes) -> None:
+            for result in calls.receive(data):
+                if result.error is not None and not isinstance(result.error, NotFound):
+                    self.failures.append(f"{method}: {result.error.message}")
+                self.answered += result.error is None
 
         self._workers.answer = {
             "pid": INIT,
@@ -151,6 +164,9 @@ class _Stage:
         ours.close()
         self._turn()
         del client
+
+        if self.answered % SUCCEED:
+            self.failures.append(f"{self.answered % SUCCEED} calls of {SUCCEED} succeeded")
 
     def work(self) -> None:
         """One worker, a real one."""

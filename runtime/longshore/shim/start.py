@@ -46,7 +46,8 @@ def rehearse(directory: str) -> None:
     """Warm the zygote up, before its first fork (see `longshore.shim.rehearsal`). Raises OSError."""
     global _template
     _argument_area()
-    rehearsal.rehearse(directory)
+    for failure in rehearsal.rehearse(directory):
+        print(f"zygote: rehearsal: {failure}", file=sys.stderr)
     _template = Daemon()
 
 

@@ -72,7 +72,7 @@ def _warm() -> None:
         start = import_module("longshore.shim.start")
         _be_shim = start.from_zygote
         start.rehearse(os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp")
-    except OSError as error:
+    except Exception as error:
         # Colder shims, no more than that.
         print(f"zygote: rehearsal: {error}", file=sys.stderr)
     gc.collect()

@@ -88,13 +88,22 @@ def test_settings_survive_in_the_bundle(tmp_path: Path) -> None:
 
 
 def test_settings_from_options() -> None:
-    value = Options(binary_name="runc", no_pivot_root=True).SerializeToString()
+    value = Options(binary_name="crun", no_pivot_root=True).SerializeToString()
     for prefix in ("", "type.googleapis.com/"):
         options = Any(type_url=f"{prefix}containerd.runc.v1.Options", value=value)
-        assert runtime.settings_from(options) == runtime.Settings(binary="runc", no_pivot=True)
+        assert runtime.settings_from(options) == runtime.Settings(binary="crun", no_pivot=True)
     assert runtime.settings_from(Any()) == runtime.Settings()
     with pytest.raises(Exception, match="unsupported runtime options type"):
         runtime.settings_from(Any(type_url="x.y.Z"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "executed"), [("", ""), ("runc", ""), ("/usr/sbin/runc", "/usr/sbin/runc"), ("crun", "crun")]
+)
+def test_the_name_of_the_usual_runtime_means_ours(asked: str, executed: str) -> None:
+    """dockerd says "runc" in every request, whether or not there is one on the machine."""
+    options = Any(type_url="containerd.runc.v1.Options", value=Options(binary_name=asked).SerializeToString())
+    assert runtime.settings_from(options).binary == executed
 
 
 def test_the_default_runtime_root() -> None:

@@ -19,6 +19,8 @@ from longshore.linux import files
 
 DEFAULT_ROOT = "/run/containerd/runc"
 OPTIONS_FILE = "options.json"
+# What clients call the usual runtime: dockerd names it in every request. Here that is ours; a path picks the original.
+USUAL_BINARY = "runc"
 
 
 class RuntimeFailure(Error):
@@ -26,7 +28,10 @@ class RuntimeFailure(Error):
 
 
 class Settings(NamedTuple):
-    """What the client chose for a container (containerd.runc.v1.Options). `root` is without the namespace."""
+    """What the client chose for a container (containerd.runc.v1.Options).
+
+    `root` is without the namespace; `binary` is empty for our own runtime.
+    """
 
     root: str = ""
     binary: str = ""
@@ -99,7 +104,8 @@ def settings_from(options: Any) -> Settings:
     if name != Options.DESCRIPTOR.full_name:
         raise InvalidArgument(f"unsupported runtime options type {options.type_url!r}: invalid argument")
     given = Options.FromString(options.value)
-    return Settings(**{ours: getattr(given, theirs) for ours, theirs in _NAMES.items()})
+    settings = Settings(**{ours: getattr(given, theirs) for ours, theirs in _NAMES.items()})
+    return settings._replace(binary="") if settings.binary == USUAL_BINARY else settings
 
 
 def save(bundle: str, settings: Settings) -> None:

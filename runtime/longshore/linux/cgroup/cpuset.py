@@ -21,9 +21,20 @@ def v1(resources: dict[str, Any]) -> list[tuple[str, str]]:
 v2 = v1
 
 
+_INHERITED = ("cpuset.cpus", "cpuset.mems")
+
+
+def is_empty(path: str) -> bool:
+    """Whether a v1 cpuset still lacks CPUs or nodes, so that nothing can join it (ENOSPC).
+
+    Both count: whoever makes the same parent at this moment fills them one by one.
+    """
+    return not all(values.text(f"{path}/{name}") for name in _INHERITED)
+
+
 def inherit(path: str) -> None:
     """Give a v1 cpuset without CPUs or nodes those of its parent: the kernel starts it empty."""
-    for name in ("cpuset.cpus", "cpuset.mems"):
+    for name in _INHERITED:
         if not values.text(f"{path}/{name}"):
             inherited = values.text(f"{os.path.dirname(path)}/{name}")
             if inherited:

@@ -115,7 +115,7 @@ class Cgroup:
 
     def _inherit_cpuset(self, path: str) -> None:
         chain = []
-        while path and os.path.exists(path + "/cpuset.cpus") and not values.text(path + "/cpuset.cpus"):
+        while path and os.path.exists(path + "/cpuset.cpus") and cpuset.is_empty(path):
             chain.append(path)
             path = os.path.dirname(path)
         for each in reversed(chain):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-SETTLES_WITHIN = 5.0  # seconds: the kernel reaps killed processes and lazy unmounts in its own time
+SETTLES_WITHIN = 15.0  # seconds: the kernel reaps and unmounts in its own time, a shim waits 5 s to be heard
 
 
 class Watch:

@@ -16,6 +16,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,24 +33,84 @@ class Missing(Exception):
 
 
 class Part(NamedTuple):
-    """One executable: the package that holds it, where it lies there, and library packages a bare system lacks."""
+    """One executable: the package that holds it, where it lies there, and library packages a bare system lacks.
+
+    `companions` are packages that it needs beside it whatever the system has;
+    `environment` is what it needs to find them ("{root}" stands for the folder
+    that everything is unpacked in), `words` come before its arguments, and
+    `interpreter` runs it when it isn't the file's own first line that counts.
+    """
 
     package: str
     file: str
     libraries: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    interpreter: str = ""
+
+
+PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin") or sys.executable
+COMPOSE_NEEDS = tuple(
+    "python3-" + name
+    for name in (
+        *(
+            "docker",
+            "dockerpty",
+            "docopt",
+            "dotenv",
+            "jsonschema",
+            "requests",
+            "texttable",
+            "websocket",
+            "yaml",
+        ),
+        *("distro", "cached-property", "pkg-resources", "distutils", "lib2to3", "six", "attr", "pyrsistent"),
+        *("certifi", "charset-normalizer", "chardet", "idna", "urllib3"),
+    )
+)
+IPTABLES = Part(
+    "iptables",
+    "usr/sbin/xtables-nft-multi",
+    (
+        "libnftnl11",
+        "libxtables12",
+        "libmnl0",
+        "libip4tc2",
+        "libip6tc2",
+        "libnetfilter-conntrack3",
+        "libnfnetlink0",
+    ),
+    environment=("XTABLES_LIBDIR=$(echo {root}/usr/lib/*/xtables)",),
+)
 
 
 PARTS = {
     "busybox": Part("busybox-static", "bin/busybox"),
+    "conmon": Part("conmon", "usr/bin/conmon", ("libglib2.0-0", "libsystemd0", "libpcre2-8-0")),
     "containerd": Part("containerd", "usr/bin/containerd"),
     "containerd-shim-runc-v2": Part("containerd", "usr/bin/containerd-shim-runc-v2"),
     "crun": Part("crun", "usr/bin/crun", ("libyajl2", "libseccomp2", "libcap2")),
     "ctr": Part("containerd", "usr/bin/ctr"),
     "docker": Part("docker.io", "usr/bin/docker"),
+    "docker-compose": Part(
+        "docker-compose",
+        "usr/bin/docker-compose",
+        companions=COMPOSE_NEEDS,
+        environment=("PYTHONPATH={root}/usr/lib/python3/dist-packages:{root}/usr/lib/python3.11",),
+        interpreter=PYTHON,
+    ),
     "docker-init": Part("tini", "usr/bin/tini"),
     "docker-proxy": Part("docker.io", "usr/sbin/docker-proxy"),
     "docker-registry": Part("docker-registry", "usr/bin/docker-registry"),
     "dockerd": Part("docker.io", "usr/sbin/dockerd", ("libdevmapper1.02.1",)),
+    "ip6tables": IPTABLES._replace(words=("ip6tables",)),
+    "iptables": IPTABLES._replace(words=("iptables",)),
+    "podman": Part(
+        "podman",
+        "usr/bin/podman",
+        ("libsubid4", "libgpgme11", "libdevmapper1.02.1", "libseccomp2", "libassuan0", "libgpg-error0"),
+    ),
     "runc": Part("runc", "usr/sbin/runc", ("libseccomp2",)),
     "skopeo": Part(
         "skopeo", "usr/bin/skopeo", ("libgpgme11", "libdevmapper1.02.1", "libassuan0", "libgpg-error0")
@@ -77,15 +138,18 @@ def environment(base: dict[str, str] | None = None) -> dict[str, str]:
 
 def _provide(name: str, link: Path) -> None:
     part = PARTS[name]
-    _unpack(part.package)
+    for package in (part.package, *part.companions):
+        _unpack(package)
     target = CACHE / "root" / part.file
     if not target.exists():
         raise Missing(f"{name}: package {part.package} holds no /{part.file}")
     link.parent.mkdir(parents=True, exist_ok=True)
-    if _lacks_libraries(target):
+    lacks_libraries = _lacks_libraries(target)
+    if lacks_libraries:
         for package in part.libraries:
             _unpack(package)
-        _write_wrapper(link, target)
+    if lacks_libraries or part.environment or part.words or part.interpreter:
+        _write_wrapper(link, target, part)
     else:
         link.symlink_to(target)
 
@@ -95,9 +159,16 @@ def _lacks_libraries(executable: Path) -> bool:
     return "not found" in listing.stdout
 
 
-def _write_wrapper(link: Path, target: Path) -> None:
-    folders = sorted({str(library.parent) for library in (CACHE / "root").rglob("lib*.so*")})
-    script = f'#!/bin/sh\nLD_LIBRARY_PATH={":".join(folders)} exec {target} "$@"\n'
+def library_folders() -> list[str]:
+    """The folders with shared libraries among what is unpacked so far."""
+    return sorted({str(library.parent) for library in (CACHE / "root").rglob("lib*.so*")})
+
+
+def _write_wrapper(link: Path, target: Path, part: Part) -> None:
+    environment = [f"LD_LIBRARY_PATH={':'.join(library_folders())}"] if _lacks_libraries(target) else []
+    environment += [pair.format(root=CACHE / "root") for pair in part.environment]
+    command = [word for word in (part.interpreter, str(target), *part.words) if word]
+    script = f'#!/bin/sh\n{" ".join(environment)} exec {" ".join(command)} "$@"\n'
     draft = link.with_name(f".{link.name}")
     draft.write_text(script)
     draft.chmod(0o755)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -48,7 +50,7 @@ class RealContainerd:
                 (self.folder / "bin" / name).symlink_to(program)
             self.watch = leaks.Watch([self.folder], [self.namespace])
             self.host = self._stack.enter_context(host.PrivateHost(*self._scripts))
-            self._start()
+            self.start()
             self._stack = self._stack.pop_all()
         return self
 
@@ -65,7 +67,8 @@ class RealContainerd:
             else:
                 error.add_note(f"the real containerd's log ends with:\n{process.tail(self.log)}")
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the daemon, first or again, and wait until it listens."""
         flags = ["--config", self.folder / "config.toml", "--root", self.folder / "root"]
         flags += ["--state", self.folder / "run", "--address", self.address, "--log-level", "debug"]
         environment = goparts.environment()
@@ -80,6 +83,13 @@ class RealContainerd:
             )
         process.wait_for_socket(self._process, self.address, self.log)
         self.pid = host.child_of(self._process.pid)
+
+    def kill9(self) -> None:
+        """SIGKILL the daemon and wait until it is gone; `start` brings it back."""
+        assert self._process is not None
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
 
     def ctr(self, *words: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         """Debian's ctr on this daemon. Raises CommandFailed unless `check` is false or the status is 0."""

@@ -15,9 +15,12 @@ PROGRAMS = {
     "containerd-shim-longshore-v1": "longshore.shim.main",
     "ctr": "longshore.ctr.main",
     "demo": "longshore.ctr.demo",
+    "gc": "longshore.containerd.gc.cli",
     "image": "longshore.ctr.hostimage",
+    "link": "longshore.link",
     "runc": "longshore.oci.main",
     "shim": "longshore.shim.main",
+    "up": "longshore.up",
 }
 
 

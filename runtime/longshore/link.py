@@ -1,0 +1,172 @@
+"""``longshore link DIR``: launchers under the original names.
+
+    longshore link /usr/local/lib/longshore/bin
+    PATH=/usr/local/lib/longshore/bin:$PATH containerd
+
+Nothing shadows an installed containerd unless it is asked to. A launcher holds
+the absolute path of this interpreter and ``-I``: neither the working directory
+nor PYTHON* variables decide what runs. runc, which is started for every
+container, is one precompiled file beside its launcher and runs with ``-S`` too.
+
+What is to be written is gathered first; a file that we didn't write is never
+replaced, and then nothing at all is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Final
+
+from longshore.launcher import PROGRAMS
+
+# The name of a launcher, and the program of `PROGRAMS` that it starts.
+LAUNCHERS: Final = {
+    "containerd": "containerd",
+    "containerd-shim-longshore-v1": "shim",
+    # Where an original containerd finds this one, ours serves io.containerd.runc.v2 too.
+    "containerd-shim-runc-v2": "shim",
+    "ctr": "ctr",
+    "runc": "runc",
+}
+
+MARK: Final = "# Written by `longshore link`, which may replace it."
+RUNTIME: Final = ".longshore-runc.pyc"
+RUNTIME_MARK: Final = b"longshore-runc"  # the name that `onefile` gives its code
+
+# Bytes: the loader at the beginning of the precompiled runtime is shorter (6 kB), all of it much longer.
+HEAD: Final = 32 << 10
+
+# The kernel reads so much of a script to find its interpreter (BINPRM_BUF_SIZE).
+SHEBANG_LIMIT: Final = 255
+
+_LAUNCHER = """\
+import sys
+from {module} import main
+sys.argv[0] = {name!r}
+sys.exit(main())
+"""
+
+# Bare modules only: -S has no site-packages, and every import is start-up time.
+_RUNTIME_LAUNCHER = """\
+import marshal, sys
+from _frozen_importlib_external import MAGIC_NUMBER
+with open({file!r}, "rb", buffering=0) as file:
+    data = file.read({head})
+if data[:4] != MAGIC_NUMBER:
+    sys.exit("runc: made for another version of Python: run longshore link again")
+sys.argv[0] = "runc"
+exec(marshal.loads(data[16:]), {{"__name__": "__main__", "__file__": {file!r}}})
+"""
+
+
+class Refused(Exception):
+    """What stands in the way, in words."""
+
+
+def main() -> int:
+    """Run with sys.argv; 1 with the reason on stderr when a file of somebody else's is in the way."""
+    arguments = _parser().parse_args()
+    try:
+        written = link(arguments.dir)
+    except (OSError, Refused) as error:
+        print(f"longshore link: {error}", file=sys.stderr)
+        return 1
+    for path in written:
+        print(path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="longshore link",
+        description=f"Write launchers for {', '.join(LAUNCHERS)} into DIR.",
+        epilog="They belong to this installation: run it again after an upgrade.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("dir", metavar="DIR", help="a folder, made if it isn't there; yours to put on PATH")
+    return parser
+
+
+def link(directory: str, python: str = sys.executable) -> list[str]:
+    """Write the launchers and answer their paths. Raises Refused, OSError.
+
+    Each file is replaced in one step: what runs at the moment is not disturbed.
+    """
+    directory = os.path.abspath(directory)
+    plan = launchers(directory, os.path.abspath(python))
+    runtime = os.path.join(directory, RUNTIME)
+    check(plan, runtime)
+    os.makedirs(directory, exist_ok=True)
+    written = []
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".longshore-link-") as drafts:
+        for target, data in {runtime: precompiled(drafts), **plan}.items():
+            draft = os.path.join(drafts, os.path.basename(target))
+            with open(draft, "wb") as file:
+                file.write(data)
+            os.chmod(draft, 0o644 if target == runtime else 0o755)
+            os.replace(draft, target)
+            written.append(target)
+    return written
+
+
+def launchers(directory: str, python: str) -> dict[str, bytes]:
+    """Path -> text of every launcher. Raises Refused for an interpreter that no script can name."""
+    runtime = os.path.join(directory, RUNTIME)
+    plan = {}
+    for name, program in LAUNCHERS.items():
+        if name == "runc":
+            flags, body = "-IS", _RUNTIME_LAUNCHER.format(file=runtime, head=HEAD)
+        else:
+            flags, body = "-I", _LAUNCHER.format(module=PROGRAMS[program], name=name)
+        plan[os.path.join(directory, name)] = f"{shebang(python, flags)}\n{MARK}\n{body}".encode()
+    return plan
+
+
+def shebang(python: str, flags: str) -> str:
+    """``#!python flags``. Raises Refused when the kernel would misread it."""
+    line = f"#!{python} {flags}"
+    if any(character.isspace() for character in python) or len(os.fsencode(line)) > SHEBANG_LIMIT:
+        raise Refused(
+            f"a script can't name the interpreter {python!r}: "
+            "its path has a space or is too long. Install longshore in another folder"
+        )
+    return line
+
+
+def check(plan: Mapping[str, bytes], runtime: str) -> None:
+    """Raise Refused, naming them all, if files are in the way that aren't ours."""
+    foreign = [path for path in (*plan, runtime) if os.path.lexists(path) and not ours(path)]
+    if foreign:
+        raise Refused(
+            f"{', '.join(foreign)}: not written by longshore link, so left alone. Nothing was written; "
+            "choose another folder, or move them away"
+        )
+
+
+def ours(path: str) -> bool:
+    """Whether we wrote a file: a regular one with our mark near its beginning, not a link to elsewhere."""
+    if os.path.islink(path) or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        data = file.read(HEAD)
+    if os.path.basename(path) == RUNTIME:
+        return RUNTIME_MARK in data
+    return data[:2] == b"#!" and MARK.encode() in data.split(b"\n", 2)[1:2]
+
+
+def precompiled(folder: str) -> bytes:
+    """The runtime as `onefile` writes it."""
+    from longshore.oci import onefile
+
+    target = os.path.join(folder, "runtime.pyc")
+    onefile.build(target)
+    with open(target, "rb") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""`longshore up`: comes up, says where, ends when asked, and containers go on unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support import images, require
+from support.daemon import LONGSHORE
+from support.folders import short_folder
+from support.leaks import Watch
+
+NAMESPACE = f"t-up-{os.getpid()}"
+DEADLINE = 40  # seconds
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    require.go("busybox")
+    with short_folder() as folder:
+        watch = Watch([folder], [NAMESPACE])
+        yield folder
+        watch.check()
+
+
+class Up:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("export CONTAINERD_ADDRESS="), (line, process.stderr and process.stderr.read())
+        self.address = line.strip().partition("=")[2]
+
+    def ctr(self, *words: str | Path) -> str:
+        command = [LONGSHORE, "ctr", "-a", self.address, "-n", NAMESPACE, *words]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def stop(self, number: int) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, said
+
+
+@contextmanager
+def up(folder: Path, *flags: str) -> Iterator[Up]:
+    command = [str(LONGSHORE), "up", "--dir", str(folder), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield Up(process)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=DEADLINE)
+
+
+def test_containers_survive_and_are_stopped_when_told(folder: Path) -> None:
+    archive = images.busybox_archive(folder)
+    script = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+    with up(folder) as stack:
+        stack.ctr("images", "import", archive)
+        stack.ctr("run", "-d", images.BUSYBOX, "c1", "sh", "-c", script)
+        assert stack.stop(signal.SIGINT)[0] == 0
+        assert not os.path.exists(stack.address)
+    with up(folder, "--stop-containers") as stack:
+        assert "RUNNING" in stack.ctr("tasks", "ls")
+        status, said = stack.stop(signal.SIGTERM)
+        assert status == 0 and "stopping 1 container" in said
+    with up(folder) as stack:
+        assert stack.ctr("tasks", "ls", "-q") == ""
+        assert stack.ctr("containers", "ls", "-q") == "c1\n"
+        stack.ctr("containers", "rm", "c1")
+
+
+def test_a_second_one_on_the_same_folder_is_told_why_not(folder: Path) -> None:
+    with up(folder):
+        done = subprocess.run(
+            [LONGSHORE, "up", "--dir", folder], capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+        assert done.returncode == 1 and done.stdout == ""
+        assert "in use" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_long_folder(folder: Path) -> None:
+    deep = folder / ("d" * 120)
+    with up(deep) as stack:
+        assert len(stack.address) < 100
+        assert "Server:" in stack.ctr("version")
+
+
+def test_a_daemon_that_dies_ends_it(folder: Path) -> None:
+    with up(folder) as stack:
+        with open(f"/proc/{stack.process.pid}/task/{stack.process.pid}/children") as children:
+            daemon = int(children.read().split()[0])
+        os.kill(daemon, signal.SIGKILL)
+        _, said = stack.process.communicate(timeout=DEADLINE)
+        assert stack.process.returncode == 1 and "containerd ended with -9" in said

@@ -1,0 +1,105 @@
+"""`longshore link`: what it writes, what it leaves alone, and that what it wrote starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longshore import link
+from longshore.launcher import PROGRAMS
+
+VERSIONS = {
+    "containerd": ("--version", "containerd"),
+    "containerd-shim-longshore-v1": ("-v", "Version:"),
+    "containerd-shim-runc-v2": ("-v", "Version:"),
+    "ctr": ("--version", "ctr longshore"),
+    "runc": ("--version", "runc version"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("linked") / "made" / "bin"
+    assert set(map(Path, link.link(str(folder)))) == {
+        *(folder / name for name in VERSIONS),
+        folder / link.RUNTIME,
+    }
+    return folder
+
+
+def test_every_launcher_has_a_program() -> None:
+    assert set(link.LAUNCHERS.values()) <= PROGRAMS.keys()
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_it_starts(folder: Path, name: str, tmp_path: Path) -> None:
+    """Also where the folder and the environment are full of traps."""
+    for trap in ("longshore", "json", "click", "marshal"):
+        (tmp_path / f"{trap}.py").write_text("raise SystemExit('trapped')")
+    flag, text = VERSIONS[name]
+    done = subprocess.run(
+        [folder / name, flag],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(tmp_path / "json.py")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and text in done.stdout, done.stderr
+
+
+def test_runc_needs_nothing_but_its_file(folder: Path) -> None:
+    """No site-packages, no installed longshore."""
+    done = subprocess.run(
+        [folder / "runc", "--root", folder / "none", "list"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    text = (folder / "runc").read_text()
+    assert text.startswith(f"#!{sys.executable} -IS\n") and str(folder / link.RUNTIME) in text
+
+
+def test_runc_of_another_python_says_so(folder: Path, tmp_path: Path) -> None:
+    link.link(str(tmp_path / "bin"))
+    runtime = tmp_path / "bin" / link.RUNTIME
+    runtime.write_bytes(b"\0\0\0\0" + runtime.read_bytes()[4:])
+    done = subprocess.run([tmp_path / "bin" / "runc", "list"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "longshore link again" in done.stderr
+
+
+def test_again_replaces(folder: Path) -> None:
+    before = os.stat(folder / "ctr").st_ino
+    link.link(str(folder))
+    assert os.stat(folder / "ctr").st_ino != before
+    assert sorted(os.listdir(folder)) == sorted([*VERSIONS, link.RUNTIME])
+
+
+@pytest.mark.parametrize("kind", ["file", "script", "link", "folder", "dangling"])
+def test_what_is_not_ours_stays(tmp_path: Path, kind: str) -> None:
+    foreign = tmp_path / "runc"
+    if kind == "file":
+        foreign.write_bytes(b"\x7fELF")
+    elif kind == "script":
+        foreign.write_text("#!/bin/sh\nexec /usr/sbin/runc\n")
+    elif kind == "link":
+        foreign.symlink_to("/bin/true")
+    elif kind == "folder":
+        foreign.mkdir()
+    else:
+        foreign.symlink_to("/no/such/file")
+    done = subprocess.run(
+        [sys.executable, "-m", "longshore.link", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and str(foreign) in done.stderr and "left alone" in done.stderr
+    assert os.listdir(tmp_path) == ["runc"]
+
+
+def test_an_interpreter_that_no_script_can_name(tmp_path: Path) -> None:
+    with pytest.raises(link.Refused, match="a space or is too long"):
+        link.link(str(tmp_path), python="/opt/my python/bin/python3")
+    with pytest.raises(link.Refused):
+        link.link(str(tmp_path), python=f"/opt/{'p' * 260}/python3")
+    assert os.listdir(tmp_path) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from longshore.api.errors import InvalidArgument
-from longshore.client import spec
+from longshore.client import seccomp, spec
 
 
 def build(*options: spec.Option) -> dict[str, Any]:
@@ -49,7 +49,10 @@ def test_capabilities() -> None:
     held = build(spec.with_dropped_capabilities(["ALL"]), spec.with_added_capabilities(["net_admin"]))
     assert held["process"]["capabilities"]["effective"] == ["CAP_NET_ADMIN"]
     everything = build(spec.with_added_capabilities(["ALL"]))["process"]["capabilities"]["bounding"]
-    assert set(everything) == set(spec.ALL_CAPABILITIES)
+    assert set(everything) == {
+        *spec.own_capabilities(),
+        *spec.DEFAULT_CAPABILITIES,
+    }  # no more than can be given
     assert len(spec.ALL_CAPABILITIES) == 41
     with pytest.raises(InvalidArgument, match="CAP_NOPE"):
         spec.with_added_capabilities(["CAP_NOPE"])
@@ -124,3 +127,76 @@ def test_user_namespace() -> None:
     made = build(spec.with_user_namespace([(0, 1000, 10)], [(0, 2000, 10)]))
     assert {"type": "user"} in made["linux"]["namespaces"]
     assert made["linux"]["uidMappings"] == [{"containerID": 0, "hostID": 1000, "size": 10}]
+
+
+def names_allowed(profile: dict[str, Any]) -> set[str]:
+    return {
+        name
+        for rule in profile["syscalls"]
+        if rule["action"] == seccomp.ALLOW and "args" not in rule
+        for name in rule["names"]
+    }
+
+
+def test_the_default_seccomp_profile_follows_the_capabilities() -> None:
+    plain = build(spec.with_default_seccomp)["linux"]["seccomp"]
+    assert plain["defaultAction"] == seccomp.ERRNO
+    assert {"read", "execve", "futex", "chroot", "openat2"} <= names_allowed(plain)
+    assert not {"mount", "bpf", "keyctl", "io_uring_setup", "clone", "personality"} & names_allowed(plain)
+    assert {"names": ["clone3"], "action": seccomp.ERRNO, "errnoRet": seccomp.ENOSYS} in plain["syscalls"]
+    admin = build(spec.with_added_capabilities(["SYS_ADMIN"]), spec.with_default_seccomp)["linux"]["seccomp"]
+    assert {"mount", "clone", "clone3", "setns"} <= names_allowed(admin)
+    assert not any(rule["names"] == ["clone3"] for rule in admin["syscalls"])
+    without = build(spec.with_dropped_capabilities(["ALL"]), spec.with_default_seccomp)["linux"]["seccomp"]
+    assert "chroot" not in names_allowed(without)
+
+
+def test_every_name_of_the_seccomp_profile_is_a_system_call() -> None:
+    """Of this machine, of the 32-bit one below it, or of a kernel newer than the library that knows the names."""
+    pyseccomp = pytest.importorskip("pyseccomp")
+    newer = {
+        "getxattrat",
+        "listxattrat",
+        "setxattrat",
+        "removexattrat",
+        "lsm_get_self_attr",
+        "lsm_list_modules",
+    }
+    newer |= {
+        "mseal",
+        "fchmodat2",
+        "cachestat",
+        "map_shadow_stack",
+        "futex_wait",
+        "futex_wake",
+        "futex_requeue",
+    }
+    every = {*seccomp.EVERYONE, *(name for names in seccomp.CAPABILITIES.values() for name in names)}
+
+    def known(name: str) -> bool:
+        try:
+            return bool(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) != -1)
+        except ValueError:
+            return False
+
+    assert sorted(name for name in every - newer if not known(name)) == []
+    assert len(seccomp.EVERYONE) == len(set(seccomp.EVERYONE))
+
+
+def test_devices_below_a_folder_and_of_the_host() -> None:
+    found = [node["path"] for node in build(spec.with_host_devices)["linux"]["devices"]]
+    assert "/dev/null" in found and found == sorted(found)
+    assert not any(path.startswith(("/dev/pts/", "/dev/shm/")) or path == "/dev/console" for path in found)
+    assert (
+        build(spec.with_device("/dev"))["linux"]["devices"]
+        == build(spec.with_host_devices)["linux"]["devices"]
+    )
+    with pytest.raises(InvalidArgument, match="/dev/no-such"):
+        spec.with_device("/dev/no-such")
+
+
+def test_propagation_and_rdt() -> None:
+    made = build(spec.with_rootfs_propagation("rslave"), spec.with_rdt_class("gold"))["linux"]
+    assert (made["rootfsPropagation"], made["intelRdt"]) == ("rslave", {"closID": "gold"})
+    with pytest.raises(InvalidArgument):
+        spec.with_rootfs_propagation("sideways")

@@ -264,8 +264,8 @@ def with_capabilities(names: Iterable[str]) -> Option:
 
 
 def with_added_capabilities(names: Iterable[str]) -> Option:
-    """Also these; the word ALL stands for every one."""
-    added = _capabilities(names)
+    """Also these; the word ALL stands for every one that this machine lets us hand out."""
+    added = _capabilities(names, own_capabilities())
 
     def edit(spec: Spec) -> None:
         held = spec["process"].setdefault("capabilities", {})
@@ -277,7 +277,7 @@ def with_added_capabilities(names: Iterable[str]) -> Option:
 
 def with_dropped_capabilities(names: Iterable[str]) -> Option:
     """None of these, in any set; ALL stands for every one."""
-    dropped = set(_capabilities(names))
+    dropped = set(_capabilities(names, ALL_CAPABILITIES))
 
     def edit(spec: Spec) -> None:
         held = spec["process"].setdefault("capabilities", {})
@@ -287,10 +287,10 @@ def with_dropped_capabilities(names: Iterable[str]) -> Option:
     return edit
 
 
-def _capabilities(names: Iterable[str]) -> list[str]:
+def _capabilities(names: Iterable[str], every: Sequence[str]) -> list[str]:
     found: list[str] = []
     for name in names:
-        found += ALL_CAPABILITIES if name.upper() == "ALL" else [capability(name)]
+        found += every if name.upper() == "ALL" else [capability(name)]
     return found
 
 
@@ -328,11 +328,56 @@ def with_mount(
     return edit
 
 
-def with_device(path: str, *, access: str = "rwm") -> Option:
-    """A device node of the host under the same path. Raises InvalidArgument if it isn't one."""
+# Below /dev, but the container's own or no devices.
+_NOT_FROM_HOST = frozenset(("console", "fd", "mqueue", "pts", "shm", ".lxc", ".lxd-mounts", ".udev"))
+
+
+def host_devices(directory: str = "/dev") -> list[str]:
+    """The device nodes below a folder, without those that a container has of its own; sorted."""
     import stat
 
-    status = os.stat(path)
+    found: list[str] = []
+    for entry in os.scandir(directory):
+        if entry.name in _NOT_FROM_HOST:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            found += host_devices(entry.path)
+            continue
+        try:
+            mode = entry.stat(follow_symlinks=False).st_mode
+        except FileNotFoundError:  # devices come and go
+            continue
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            found.append(entry.path)
+    return sorted(found)
+
+
+def with_host_devices(spec: Spec) -> None:
+    """Every device node of the host."""
+    for path in host_devices():
+        with_device(path)(spec)
+
+
+def with_device(path: str, *, access: str = "rwm") -> Option:
+    """A device node of the host under the same path, or all those below a folder. Raises InvalidArgument."""
+    if os.path.isdir(path):
+        edits = [with_device(found, access=access) for found in host_devices(path)]
+
+        def edit_all(spec: Spec) -> None:
+            for edit in edits:
+                edit(spec)
+
+        return edit_all
+    return _with_node(path, access)
+
+
+def _with_node(path: str, access: str) -> Option:
+    import stat
+
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        raise InvalidArgument(f"no device {path}: invalid argument") from None
     if not stat.S_ISCHR(status.st_mode) and not stat.S_ISBLK(status.st_mode):
         raise InvalidArgument(f"{path} is not a device: invalid argument")
     kind = "c" if stat.S_ISCHR(status.st_mode) else "b"
@@ -447,6 +492,14 @@ def with_seccomp(profile: Mapping[str, Any]) -> Option:
     return edit
 
 
+def with_default_seccomp(spec: Spec) -> None:
+    """The default profile (`longshore.client.seccomp`) for the capabilities held so far: apply it after those."""
+    from longshore.client.seccomp import default_profile
+
+    held = (spec["process"].get("capabilities") or {}).get("bounding", [])
+    spec["linux"]["seccomp"] = default_profile(held)
+
+
 def with_apparmor(profile: str) -> Option:
     def edit(spec: Spec) -> None:
         spec["process"]["apparmorProfile"] = profile
@@ -477,8 +530,36 @@ def own_capabilities() -> list[str]:
     return [name for number, name in enumerate(ALL_CAPABILITIES) if mask >> number & 1]
 
 
+def with_rootfs_propagation(mode: str) -> Option:
+    """How mounts travel between the container and the host: private, slave, shared or their r... forms."""
+    if mode not in PROPAGATIONS:
+        raise InvalidArgument(f"unknown propagation {mode!r}: invalid argument")
+
+    def edit(spec: Spec) -> None:
+        spec["linux"]["rootfsPropagation"] = mode
+
+    return edit
+
+
+PROPAGATIONS = frozenset(
+    prefix + mode for prefix in ("", "r") for mode in ("private", "slave", "shared", "unbindable")
+)
+
+
+def with_rdt_class(name: str) -> Option:
+    """A class of service of Intel's resource director (cache and memory bandwidth)."""
+
+    def edit(spec: Spec) -> None:
+        spec["linux"]["intelRdt"] = {"closID": name}
+
+    return edit
+
+
 def with_privileged(spec: Spec) -> None:
-    """All our capabilities, all devices, a writable /sys, nothing masked, no seccomp, no AppArmor."""
+    """All our capabilities, any device allowed, a writable /sys, nothing masked, no seccomp, no AppArmor.
+
+    The host's device nodes are another option: `with_host_devices`.
+    """
     with_capabilities(own_capabilities())(spec)
     spec["process"].pop("apparmorProfile", None)
     with_new_privileges(spec)

@@ -156,9 +156,10 @@ def our_ctr(daemon: Daemon, namespace: str, *words: str, **env: str) -> str:
 
 def unpacked(daemon: Daemon, namespace: str, name: str, folder: Path) -> dict[str, tuple[Any, ...]]:
     """The image's file system, entry by entry."""
-    with Client(str(daemon.address), namespace) as client:
+    # The lease is for the look, which no collection may take away.
+    with Client(str(daemon.address), namespace) as client, client.leased() as leased:
         chain = client.images.get(name).chain_id()
-        snapshots = client.snapshots()
+        snapshots = leased.snapshots()
         key = f"look-{random.getrandbits(32)}"
         plan = [mounts.Mount(each.type, each.source, each.options) for each in snapshots.view(key, chain)]
         folder.mkdir()

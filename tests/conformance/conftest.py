@@ -10,22 +10,14 @@ import pytest
 
 from longshore.containerd.scope import Scope
 from support import require
-from support.daemon import Longshore
+from support.daemon import NO_COLLECTION, Longshore
 from support.realdaemon import RealContainerd
-
-# A collection in the middle of a test would take what no lease holds.
-NO_COLLECTION = """version = 2
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[plugins."io.containerd.gc.v1.scheduler"]
-startup_delay = "1h"
-schedule_delay = "1h"
-"""
 
 
 @pytest.fixture(scope="module")
 def our_address() -> Iterator[Path]:
     require.root()
-    with Longshore() as daemon:
+    with Longshore(config=NO_COLLECTION) as daemon:
         yield daemon.address
 
 

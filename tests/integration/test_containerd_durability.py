@@ -27,7 +27,7 @@ from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesSt
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.containerd.metadata.store import Store
 from support import soak
-from support.daemon import Longshore
+from support.daemon import NO_COLLECTION, Longshore
 
 HEADERS = (("containerd-namespace", "test"),)
 DIGEST = "sha256:" + "a" * 64
@@ -137,7 +137,7 @@ async def _cancelled_at_random(call: Any) -> None:
 
 async def test_a_cancelled_call_has_happened_or_has_not() -> None:
     """The journal tells of exactly the objects that are there: neither half came without the other."""
-    with Longshore() as daemon:
+    with Longshore(config=NO_COLLECTION) as daemon:
         async with grpc.aio.insecure_channel(f"unix:{daemon.address}") as channel:
             mutations = Mutations(channel).all()
             for number in range(soak.times(25, 1000)):
@@ -199,7 +199,7 @@ def test_a_full_disk_fails_what_it_must_and_nothing_else(short_tmp: Path) -> Non
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
     try:
-        with Longshore(arguments=["--root", str(disk / "root")]) as daemon:
+        with Longshore(config=NO_COLLECTION, arguments=["--root", str(disk / "root")]) as daemon:
             made = asyncio.run(_fill_and_free(daemon))
             daemon.kill9()
             daemon.start()

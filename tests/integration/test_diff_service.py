@@ -30,7 +30,7 @@ from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.snapshotter import Mount
 from longshore.linux import mounts as kernel
 from support import leaks
-from support.daemon import Longshore
+from support.daemon import NO_COLLECTION, Longshore
 from support.layers import apply_to, digest, directory, layer, member, symlink, tree
 from support.remote import RemoteContent, RemoteSnapshotter, ask, channel
 
@@ -49,7 +49,7 @@ CHANGE = layer(member("etc/.wh.passwd"), member("tmp/x", data=b"x"), member("etc
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Longshore]:
-    with Longshore() as running:
+    with Longshore(config=NO_COLLECTION) as running:
         yield running
 
 

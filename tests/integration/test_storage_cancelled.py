@@ -23,7 +23,7 @@ from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.mount_pb2 import Mount
 from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.snapshotter import Kind
-from support.daemon import Longshore
+from support.daemon import NO_COLLECTION, Longshore
 from support.layers import digest, layer, member
 from support.remote import RemoteContent, RemoteSnapshotter, channel
 from support.soak import times
@@ -136,7 +136,7 @@ async def _send(call: Any, ref: str, data: bytes) -> None:
 
 
 async def test_whole_or_absent() -> None:
-    with Longshore() as daemon:
+    with Longshore(config=NO_COLLECTION) as daemon:
         async with channel(daemon.address) as opened:
             storm = Storm(opened, seed=11)
             writer = await storm.content.writer(SCOPE, "layer")
@@ -150,7 +150,7 @@ async def test_whole_or_absent() -> None:
 
 async def test_kill_9_in_the_storm() -> None:
     """Whatever was being done: after a new start blobs are whole, snapshots have their trees, work goes on."""
-    with Longshore() as daemon:
+    with Longshore(config=NO_COLLECTION) as daemon:
         for round in range(times(3, 60)):
             async with channel(daemon.address) as opened:
                 storm = Storm(opened, seed=round)
@@ -229,7 +229,7 @@ async def check_snapshots(snapshotter: RemoteSnapshotter, root: Path) -> None:
 
 
 async def test_a_ref_is_free_when_its_writer_has_gone() -> None:
-    with Longshore() as daemon:
+    with Longshore(config=NO_COLLECTION) as daemon:
         async with channel(daemon.address) as opened:
             store = RemoteContent(opened)
             for number in range(20):

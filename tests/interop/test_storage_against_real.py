@@ -32,18 +32,11 @@ from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.mount_pb2 import Mount
 from longshore.linux import mounts as kernel
 from support import images
-from support.daemon import Longshore
+from support.daemon import NO_COLLECTION, Longshore
 from support.layercases import CAPABILITY, CASES
 from support.layers import digest, directory, gzipped, hardlink, layer, member, symlink, tree
 from support.realdaemon import RealContainerd
 from support.remote import OPTIONS
-
-NO_COLLECTION = """version = 2
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[plugins."io.containerd.gc.v1.scheduler"]
-startup_delay = "1h"
-schedule_delay = "1h"
-"""
 
 DATA = b"hello world"
 DIGEST = digest(DATA)
@@ -391,7 +384,7 @@ def diff_session(s: Session) -> None:
 
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[tuple[RealContainerd, Longshore]]:
-    with RealContainerd(config=NO_COLLECTION) as real, Longshore() as ours:
+    with RealContainerd(config=NO_COLLECTION) as real, Longshore(config=NO_COLLECTION) as ours:
         yield real, ours
 
 

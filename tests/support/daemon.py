@@ -18,6 +18,14 @@ from support.folders import short_folder
 
 LONGSHORE = Path(sys.executable).parent / "longshore"
 
+# For either daemon: a collection in the middle of a test would take what no lease holds.
+NO_COLLECTION = """version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[plugins."io.containerd.gc.v1.scheduler"]
+startup_delay = "1h"
+schedule_delay = "1h"
+"""
+
 
 class Longshore:
     """``with Longshore() as daemon: daemon.go_ctr("version")``.

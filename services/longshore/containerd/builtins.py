@@ -43,6 +43,9 @@ from longshore.containerd.directories import Directories
 from longshore.containerd.events.exchange import Exchange
 from longshore.containerd.events.service import EventsService
 from longshore.containerd.events.subscriptions import SubscriptionFile
+from longshore.containerd.gc import plugin as gc
+from longshore.containerd.gc.collector import Collect
+from longshore.containerd.gc.holds import Holds
 from longshore.containerd.images.service import ImagesService
 from longshore.containerd.introspection.service import IntrospectionService
 from longshore.containerd.leases.service import LeasesService
@@ -90,6 +93,9 @@ class Kit:
     content: ContentStore = field(init=False)
     snapshotters: dict[str, Snapshotter] = field(default_factory=dict)
     snapshot_numbers: Numbers | None = None
+    holds: Holds = field(default_factory=Holds)
+    # Set by the part that schedules garbage collections; without it nothing is ever collected.
+    collect: Collect | None = None
     differ: DiffService = field(init=False)
     introspection: IntrospectionService = field(init=False)
     health: health.HealthServicer = field(init=False)
@@ -143,7 +149,7 @@ def _reflection(kit: Kit) -> None:
 
 
 def _images(kit: Kit) -> None:
-    add_ImagesServicer_to_server(ImagesService(kit.store), kit.server)  # type: ignore[arg-type]
+    add_ImagesServicer_to_server(ImagesService(kit.store, kit.collect), kit.server)  # type: ignore[arg-type]
 
 
 def _introspection(kit: Kit) -> None:
@@ -153,7 +159,7 @@ def _introspection(kit: Kit) -> None:
 
 
 def _leases(kit: Kit) -> None:
-    add_LeasesServicer_to_server(LeasesService(kit.store), kit.server)  # type: ignore[arg-type]
+    add_LeasesServicer_to_server(LeasesService(kit.store, kit.collect), kit.server)  # type: ignore[arg-type]
 
 
 def _namespaces(kit: Kit) -> None:
@@ -175,11 +181,13 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(snapshots.TYPE, "native", snapshots.build_native, _METADATA, has_platform=True),
     Builtin(snapshots.TYPE, "overlayfs", snapshots.build_overlayfs, _METADATA, has_platform=True),
     Builtin("io.containerd.differ.v1", "walking", diff.build_differ, _CONTENT, has_platform=True),
+    Builtin(gc.TYPE, "scheduler", gc.build, _METADATA),
     Builtin(_GRPC, "introspection", _introspection, essential=True),
     Builtin(_GRPC, "containers", _containers, _METADATA),
     Builtin(_GRPC, "content", content.build_service, _CONTENT),
     Builtin(_GRPC, "diff", diff.build_service, ("io.containerd.differ.v1",)),
     Builtin(_GRPC, "events", _events, ("io.containerd.event.v1",)),
+    Builtin(_GRPC, "gc", gc.build_service, (gc.TYPE,)),
     Builtin(_GRPC, "healthcheck", _healthcheck, essential=True),
     Builtin(_GRPC, "images", _images, _METADATA),
     Builtin(_GRPC, "leases", _leases, _METADATA),

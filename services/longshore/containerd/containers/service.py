@@ -31,6 +31,7 @@ from longshore.api.services.containers.v1.containers_pb2 import (
 from longshore.api.services.containers.v1.containers_pb2_grpc import ContainersServicer
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
+from longshore.containerd.gc import edges, references
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata import records
 from longshore.containerd.metadata.store import Store, Transaction
@@ -85,6 +86,7 @@ class ContainersService(ContainersServicer):
                 "INSERT INTO containers (namespace, id, record) VALUES (?, ?, ?)",
                 (namespace, container.id, record),
             )
+            edges.record(transaction, namespace, edges.of_container(container))
             transaction.publish(namespace, "/containers/create", _created(container))
 
         await self._store.write(create)
@@ -108,6 +110,7 @@ class ContainersService(ContainersServicer):
                 "UPDATE containers SET record = ? WHERE namespace = ? AND id = ?",
                 (record, namespace, container.id),
             )
+            edges.record(transaction, namespace, edges.of_container(container))
             transaction.publish(namespace, "/containers/update", _updated(container))
             return record
 
@@ -122,6 +125,7 @@ class ContainersService(ContainersServicer):
                 "DELETE FROM containers WHERE namespace = ? AND id = ?", (namespace, request.id)
             ):
                 raise _absent(transaction, namespace, "delete", request.id, f"container {request.id}")
+            edges.forget(transaction, namespace, references.CONTAINERS, request.id)
             transaction.publish(namespace, "/containers/delete", ContainerDelete(id=request.id))
 
         await self._store.write(delete, urgent=True)

@@ -160,6 +160,11 @@ class Files:
         """Forget an ingest; a writer that has it open writes into the void."""
         shutil.rmtree(self._ingest / directory, ignore_errors=True)
 
+    def discard_ingest(self, directory: str) -> None:
+        """`remove_ingest`, or OSError if something stays."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._ingest / directory)
+
 
 def _sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

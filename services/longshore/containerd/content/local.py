@@ -5,7 +5,8 @@ Order of the acts, so that a crash at any point leaves a whole blob or none:
 - commit: data to disk, rename to its digest, directory to disk, then the row.
   A crash before the row leaves a file that nobody refers to; the next commit
   of the same bytes replaces it.
-- delete: the row, then the file.
+- delete: the row, then the file. The transaction that removes the row notes the
+  file in `content_trash`, so that a crash in between leaves nothing for ever.
 
 A blob's file belongs to all namespaces that have a row: commit and delete of
 one digest exclude each other (`_digests`), and the transaction counts the rows.
@@ -19,6 +20,7 @@ import hashlib
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +29,12 @@ from typing import Any, Final, TypeVar
 from longshore.api import errors
 from longshore.api.events.content_pb2 import ContentCreate, ContentDelete
 from longshore.containerd import filters as filtering
+from longshore.containerd.content import trash
 from longshore.containerd.content.files import Files, Ingest
 from longshore.containerd.content.store import Blob, Info, Labels, Relabel, Status
+from longshore.containerd.gc import edges, references
+from longshore.containerd.gc.holds import Holds
+from longshore.containerd.gc.mark import Node
 from longshore.containerd.metadata import digests
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
@@ -45,6 +51,9 @@ _DAY_NS: Final = 24 * 3600 * 1_000_000_000
 
 # A writer whose client has just gone may take a moment to notice.
 _LOCK_SECONDS: Final = 0.25
+
+# So many removed files are forgotten at once.
+_TRASHED: Final = 500
 
 # Hashing so little takes less time than changing threads.
 _INLINE: Final = 1 << 14
@@ -66,9 +75,11 @@ _INGESTS: Final = _INGEST_COLUMNS + " ORDER BY ref"
 class LocalContent:
     """A ContentStore. `policy`: may a namespace get a blob of another by knowing its digest (shared), or not?"""
 
-    def __init__(self, root: Path, store: Store, policy: str = SHARED) -> None:
+    def __init__(self, root: Path, store: Store, policy: str = SHARED, holds: Holds | None = None) -> None:
         self._files = Files(root)
         self._store = store
+        self._holds = holds or Holds()
+        self._cleaning = asyncio.Lock()
         self._policy = policy
         self._threads = ThreadPoolExecutor(8, "content")
         self._refs: dict[tuple[str, str], _RefLock] = {}
@@ -102,6 +113,7 @@ class LocalContent:
                 "UPDATE blobs SET labels = ?, updated = ? WHERE namespace = ? AND digest = ?",
                 (labelling.dumps(labels), now, scope.namespace, digest),
             )
+            edges.record(transaction, scope.namespace, references.of_content(digest, labels))
             return info._replace(labels=labels, updated=now)
 
         return await self._store.write(update)
@@ -137,8 +149,9 @@ class LocalContent:
             if not gone:
                 raise _not_found(digest)
             transaction.unlease_resource(scope.namespace, scope.lease, "content", digest)
+            edges.forget(transaction, scope.namespace, references.CONTENT, digest)
             transaction.publish(scope.namespace, "/content/delete", ContentDelete(digest=digest))
-            return transaction.one("SELECT 1 FROM blobs WHERE digest = ? LIMIT 1", (digest,)) is None
+            return trash.put_blob(transaction, digest)
 
         async with self._exclusive(digest):
             if await self._store.write(delete, urgent=True):
@@ -155,7 +168,9 @@ class LocalContent:
 
     async def writer(self, scope: Scope, ref: str, *, total: int = 0, expected: str = "") -> LocalWriter:
         lock = await self._lock_ref(scope.namespace, ref)
+        nodes: Sequence[Node] = ()
         try:
+            nodes = await self._needed(scope.namespace, ref, expected)
             begun = await self._store.write(
                 lambda transaction: self._begin(transaction, scope, ref, total, expected)
             )
@@ -163,12 +178,24 @@ class LocalContent:
                 raise errors.AlreadyExists(f"content {expected}: already exists")
             directory, shared = begun
             ingest = None if shared else await self._open_ingest(scope, ref, directory, total)
-            return LocalWriter(
-                self, scope, Status(ref, shared, total, expected, lock.since, lock.since), ingest, lock
-            )
+            lock.on_release = lambda: self._holds.release(nodes)
+            status = Status(ref, shared, total, expected, lock.since, lock.since)
+            return LocalWriter(self, scope, status, ingest, lock)
         except BaseException:
+            self._holds.release(nodes)
             lock.release()
             raise
+
+    async def _needed(self, namespace: str, ref: str, expected: str) -> Sequence[Node]:
+        """What no collection may take while the writer is open: taken hold of."""
+        nodes = [Node(namespace, references.INGESTS, ref)]
+        if expected:
+            await self._holds.between_sweeps()
+            statement = "SELECT namespace FROM blobs WHERE digest = ?"
+            rows = self._store.read(lambda connection: connection.execute(statement, (expected,)).fetchall())
+            nodes += [Node(other, references.CONTENT, expected) for (other,) in rows]
+        self._holds.take(nodes)
+        return nodes
 
     def _begin(
         self, transaction: Transaction, scope: Scope, ref: str, total: int, expected: str
@@ -186,14 +213,14 @@ class LocalContent:
         now = time.time_ns()
         expires = 0 if scope.lease else now + _DAY_NS
         directory = hashlib.sha256(f"{namespace}/{now}/{ref}".encode()).hexdigest()
-        transaction.execute(
+        ((directory, expected, expires),) = transaction.query(
             "INSERT INTO ingests (namespace, ref, directory, expected, created, expires) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (namespace, ref) DO UPDATE SET expected = coalesce(nullif(excluded.expected, ''), expected)",
+            " ON CONFLICT (namespace, ref) DO UPDATE SET expected = coalesce(nullif(excluded.expected, ''), expected),"
+            " expires = coalesce(nullif(excluded.expires, 0), expires) RETURNING directory, expected, expires",
             (namespace, ref, directory, expected, now, expires),
         )
-        row = transaction.one(_INGEST, (namespace, ref))
-        assert row is not None
-        return row[1], shared
+        edges.record(transaction, namespace, references.of_ingest(ref, expected, expires))
+        return directory, shared
 
     def _shared_size(self, transaction: Transaction, namespace: str, digest: str) -> int:
         """The size of a blob that another namespace has and shares; 0 if there is none."""
@@ -245,18 +272,22 @@ class LocalContent:
         return Status(ref, progress[0], self._files.total(directory), expected, created, progress[1])
 
     async def abort(self, scope: Scope, ref: str) -> None:
-        directory = await self._store.write(lambda transaction: self._end(transaction, scope, ref), urgent=True)
+        directory = await self._store.write(
+            lambda transaction: self._end(transaction, scope, ref), urgent=True
+        )
         await self.thread(self._files.remove_ingest, directory)
 
     @staticmethod
-    def _end(transaction: Transaction, scope: Scope, ref: str) -> str:
+    def _end(transaction: Transaction, scope: Scope, ref: str, *, deleted: bool = True) -> str:
         """Forget an ingest's row; its directory."""
         row = transaction.one(_INGEST, (scope.namespace, ref))
         if row is None:
             raise errors.NotFound(f"reference {ref}: not found")
         transaction.execute("DELETE FROM ingests WHERE namespace = ? AND ref = ?", (scope.namespace, ref))
         transaction.unlease_resource(scope.namespace, scope.lease, "ingests", ref)
+        edges.forget(transaction, scope.namespace, references.INGESTS, ref, deleted=deleted)
         directory: str = row[1]
+        trash.put_ingest(transaction, directory)
         return directory
 
     # -- committing -----------------------------------------------------------------------------------------
@@ -310,7 +341,7 @@ class LocalContent:
     ) -> tuple[bool, str]:
         """The row of a new blob; False if the namespace has it already. The ingest ends either way."""
         namespace = scope.namespace
-        directory = self._end(transaction, scope, ref)
+        directory = self._end(transaction, scope, ref, deleted=False)
         exists = transaction.one(_INFO, (namespace, digest)) is not None
         if shared and not exists and not self._shared_size(transaction, namespace, digest):
             raise errors.NotFound(f"content {digest}: not found")
@@ -322,8 +353,51 @@ class LocalContent:
             "INSERT INTO blobs (namespace, digest, size, created, updated, labels) VALUES (?, ?, ?, ?, ?, ?)",
             (namespace, digest, size, now, now, labelling.dumps(labels)),
         )
+        edges.record(transaction, namespace, references.of_content(digest, labels))
         transaction.publish(namespace, "/content/create", ContentCreate(digest=digest, size=size))
         return True, directory
+
+    # -- the trash ------------------------------------------------------------------------------------------
+
+    async def cleanup(self) -> None:
+        """Return when the files of all that was removed are gone. Raises OSError for what can't be; the rest went."""
+        failed: deque[OSError] = deque()
+        async with self._cleaning:
+            last = ("", "")
+            while rows := self._store.read(_trash_after(*last)):
+                last = rows[-1]
+                await self._empty(rows, failed)
+        if failed:
+            raise failed[0]
+
+    async def _empty(self, rows: Sequence[tuple[str, str]], failed: deque[OSError]) -> None:
+        """Remove files and forget them, while nobody commits or deletes these blobs."""
+        async with contextlib.AsyncExitStack() as locks:
+            for kind, name in rows:
+                if kind == trash.BLOB:
+                    await locks.enter_async_context(self._exclusive(name))
+            doomed = [(kind, name) for kind, name in rows if kind == trash.INGEST or not self._known(name)]
+            spared = [row for row in rows if row not in set(doomed)]
+            gone = await self.thread(self._remove_files, doomed, failed)
+
+            def forget(transaction: Transaction) -> None:
+                for row in (*gone, *spared):
+                    transaction.execute("DELETE FROM content_trash WHERE kind = ? AND name = ?", row)
+
+            await self._store.write(forget, urgent=True)
+
+    def _remove_files(
+        self, doomed: Sequence[tuple[str, str]], failed: deque[OSError]
+    ) -> Sequence[tuple[str, str]]:
+        """Those that are gone."""
+        gone = []
+        for kind, name in doomed:
+            try:
+                (self._files.remove_blob if kind == trash.BLOB else self._files.discard_ingest)(name)
+                gone.append((kind, name))
+            except OSError as error:
+                failed.append(error)
+        return gone
 
     # -- locks and threads ----------------------------------------------------------------------------------
 
@@ -496,6 +570,7 @@ class _RefLock:
 
     def __init__(self, forget: Callable[[], object]) -> None:
         self.since = time.time_ns()
+        self.on_release: Callable[[], object] = lambda: None
         self._forget = forget
         self._released = asyncio.Event()
 
@@ -507,6 +582,7 @@ class _RefLock:
         if not self._released.is_set():
             self._forget()
             self._released.set()
+            self.on_release()
 
 
 class _Counted:
@@ -518,6 +594,11 @@ class _Counted:
 
 
 # -- rows and filters ---------------------------------------------------------------------------------------
+
+
+def _trash_after(kind: str, name: str) -> Callable[[sqlite3.Connection], list[tuple[str, str]]]:
+    statement = "SELECT kind, name FROM content_trash WHERE (kind, name) > (?, ?) ORDER BY kind, name LIMIT ?"
+    return lambda connection: connection.execute(statement, (kind, name, _TRASHED)).fetchall()
 
 
 def _paged(namespace: str, last: str) -> Callable[[sqlite3.Connection], list[tuple[str, int, int, int, str]]]:

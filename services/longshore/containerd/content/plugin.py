@@ -18,7 +18,7 @@ def build_store(kit: Kit) -> Exports:
     if policy not in (SHARED, ISOLATED):
         raise InvalidArgument(f"unknown content sharing policy {policy}: invalid argument")
     root = kit.directories.plugin_root("io.containerd.content.v1", "content")
-    store = LocalContent(root, kit.store, policy)
+    store = LocalContent(root, kit.store, policy, kit.holds)
     kit.stack.callback(store.close)
     kit.content = store
     return {"root": str(root)}

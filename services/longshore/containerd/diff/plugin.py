@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from longshore.api.services.diff.v1.diff_pb2_grpc import add_DiffServicer_to_server
-from longshore.containerd.diff.service import DiffService
+from longshore.api.types.mount_pb2 import Mount
+from longshore.containerd.diff.service import DiffService, Holding
+from longshore.containerd.snapshots import snapshotter
+from longshore.containerd.snapshots.local import LocalSnapshotter
 
 if TYPE_CHECKING:
     from longshore.containerd.builtins import Kit
@@ -18,7 +23,18 @@ def build_differ(kit: Kit) -> None:
         raise Skip("there is no zygote to run workers: skip plugin")
     scratch = kit.directories.plugin_state("io.containerd.differ.v1", "walking")
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kit.differ = DiffService(kit.content, kit.zygote, str(scratch))
+    kit.differ = DiffService(kit.content, kit.zygote, str(scratch), _holding(kit))
+
+
+def _holding(kit: Kit) -> Holding:
+    """What a layer is applied to, or compared, is garbage if no lease has it; but not while we work on it."""
+
+    def hold(mounts: Iterable[Mount]) -> AbstractAsyncContextManager[None]:
+        plain = [snapshotter.Mount(each.type, each.source, tuple(each.options)) for each in mounts]
+        local = [each for each in kit.snapshotters.values() if isinstance(each, LocalSnapshotter)]
+        return kit.holds.hold_found(lambda: [node for each in local for node in each.behind(plain)])
+
+    return hold
 
 
 def build_service(kit: Kit) -> None:

@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from longshore.api import errors
@@ -36,11 +37,22 @@ _F_SETPIPE_SZ: Final = 1031
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\] ")
 
 
+# Keeps the snapshots behind mounts from garbage collection for as long as the block runs.
+Holding = Callable[[Iterable[Mount]], AbstractAsyncContextManager[None]]
+
+
+def _holding_nothing(_: Iterable[Mount]) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext()
+
+
 class DiffService(DiffServicer):
     """`scratch`: an existing directory upon which workers mount, each in a mount namespace of its own."""
 
-    def __init__(self, content: ContentStore, workers: Workers, scratch: str) -> None:
+    def __init__(
+        self, content: ContentStore, workers: Workers, scratch: str, holding: Holding | None = None
+    ) -> None:
         self._content = content
+        self._holding = holding or _holding_nothing
         self._workers = workers
         self._scratch = scratch
 
@@ -61,7 +73,8 @@ class DiffService(DiffServicer):
                 "scratch": self._scratch,
                 "sync": request.sync_fs,
             }
-            done = await self._work("apply", arguments, [blob.fd], f"failed to apply layer {diff.digest}")
+            async with self._holding(request.mounts):
+                done = await self._work("apply", arguments, [blob.fd], f"failed to apply layer {diff.digest}")
         finally:
             os.close(blob.fd)
         applied = Descriptor(media_type=mediatypes.LAYER, digest=done["digest"], size=done["size"])
@@ -85,7 +98,8 @@ class DiffService(DiffServicer):
         try:
             if writer.offset:
                 await writer.restart()
-            done = await self._diff_into(writer, arguments)
+            async with self._holding([*request.left, *request.right]):
+                done = await self._diff_into(writer, arguments)
             labels = dict(request.labels)
             if compression != "none":
                 labels[_UNCOMPRESSED] = done["digest"]

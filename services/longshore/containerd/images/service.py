@@ -26,6 +26,8 @@ from longshore.api.services.images.v1.images_pb2 import (
 from longshore.api.services.images.v1.images_pb2_grpc import ImagesServicer
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
+from longshore.containerd.gc import edges, references
+from longshore.containerd.gc.collector import Collect
 from longshore.containerd.metadata import digests, records
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
@@ -41,8 +43,9 @@ _EXPIRE: Final = "containerd.io/gc.expire"
 class ImagesService(ImagesServicer):
     """CRUD on records; every change publishes its event in the same transaction."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, collect: Collect | None = None) -> None:
         self._store = store
+        self._collect = collect
 
     @rpc.unary()
     async def Get(self, request: GetImageRequest, call: rpc.Call) -> GetImageResponse:
@@ -85,6 +88,7 @@ class ImagesService(ImagesServicer):
                 "INSERT INTO images (namespace, name, target, record) VALUES (?, ?, ?, ?)",
                 (namespace, image.name, image.target.digest, record),
             )
+            edges.record(transaction, namespace, edges.of_image(image))
             if _EXPIRE in image.labels:
                 transaction.lease_resource(namespace, lease, "images", image.name)
             event = ImageCreate(name=image.name, labels=image.labels)
@@ -111,6 +115,7 @@ class ImagesService(ImagesServicer):
                 "UPDATE images SET target = ?, record = ? WHERE namespace = ? AND name = ?",
                 (image.target.digest, record, namespace, image.name),
             )
+            edges.record(transaction, namespace, edges.of_image(image))
             if _EXPIRE in image.labels:
                 transaction.lease_resource(namespace, lease, "images", image.name)
             event = ImageUpdate(name=image.name, labels=image.labels)
@@ -121,7 +126,6 @@ class ImagesService(ImagesServicer):
 
     @rpc.unary(mutates=True)
     async def Delete(self, request: DeleteImageRequest, call: rpc.Call) -> Empty:
-        # `sync` asks to wait for a garbage collection; there is none yet, hence nothing to wait for.
         namespace, lease = call.namespace, call.lease
 
         def delete(transaction: Transaction) -> None:
@@ -134,9 +138,12 @@ class ImagesService(ImagesServicer):
                 "DELETE FROM images WHERE namespace = ? AND name = ?", (namespace, request.name)
             )
             transaction.unlease_resource(namespace, lease, "images", request.name)
+            edges.forget(transaction, namespace, references.IMAGES, request.name)
             transaction.publish(namespace, "/images/delete", ImageDelete(name=request.name))
 
         await self._store.write(delete, urgent=True)
+        if request.sync and self._collect is not None:
+            await self._collect()
         return Empty()
 
 

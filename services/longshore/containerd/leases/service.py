@@ -27,6 +27,8 @@ from longshore.api.services.leases.v1.leases_pb2 import (
 from longshore.api.services.leases.v1.leases_pb2_grpc import LeasesServicer
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
+from longshore.containerd.gc import edges, references
+from longshore.containerd.gc.collector import Collect
 from longshore.containerd.metadata import digests, records
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
@@ -40,8 +42,9 @@ _RESOURCES: Final = "SELECT type, id FROM lease_resources WHERE namespace = ? AN
 class LeasesService(LeasesServicer):
     """Leases and their resources. A resource need not exist to be leased."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, collect: Collect | None = None) -> None:
         self._store = store
+        self._collect = collect
 
     @rpc.unary(mutates=True)
     async def Create(self, request: CreateRequest, call: rpc.Call) -> CreateResponse:
@@ -59,13 +62,13 @@ class LeasesService(LeasesServicer):
             transaction.execute(
                 "INSERT INTO leases (namespace, id, record) VALUES (?, ?, ?)", (namespace, lease.id, record)
             )
+            edges.record(transaction, namespace, references.of_lease(lease.id, lease.labels))
 
         await self._store.write(create)
         return rpc.encoded(CreateResponse, rpc.field(1, record))
 
     @rpc.unary(mutates=True)
     async def Delete(self, request: DeleteRequest, call: rpc.Call) -> Empty:
-        # `sync` asks to wait for a garbage collection; there is none yet, hence nothing to wait for.
         namespace = call.namespace
 
         def delete(transaction: Transaction) -> None:
@@ -76,8 +79,11 @@ class LeasesService(LeasesServicer):
             transaction.execute(
                 "DELETE FROM lease_resources WHERE namespace = ? AND lease = ?", (namespace, request.id)
             )
+            edges.forget(transaction, namespace, references.LEASES, request.id)
 
         await self._store.write(delete, urgent=True)
+        if request.sync and self._collect is not None:
+            await self._collect()
         return Empty()
 
     @rpc.unary()
@@ -99,6 +105,7 @@ class LeasesService(LeasesServicer):
             _require(transaction, namespace, request.id)
             _validate(resource)
             transaction.lease_resource(namespace, request.id, resource.type, resource.id)
+            transaction.changed(deleted=False)
 
         await self._store.write(add)
         return Empty()
@@ -111,6 +118,7 @@ class LeasesService(LeasesServicer):
             _require(transaction, namespace, request.id)
             _validate(resource, deleting=True)
             transaction.unlease_resource(namespace, request.id, resource.type, resource.id)
+            transaction.changed(deleted=True)
 
         await self._store.write(delete, urgent=True)
         return Empty()

@@ -14,6 +14,12 @@ presence also marks a root as ours (see `longshore.containerd.directories`).
     ingests         (namespace, ref) -> directory, expected, expiry
     snapshots       (namespace, snapshotter, key) -> directory, parent, kind, times, labels, usage
     snapshots_trash (snapshotter, number)           removed snapshots whose directory is still there
+    content_trash   (kind, name)                    removed blobs and ingests whose files may still be there;
+                                                    kind: blob (name: digest) | ingest (name: directory)
+    edges           owner, from -> to               what keeps what: all that garbage collection looks at. Derived from
+                                                    labels and records by `gc.references` in the transaction that
+                                                    writes the owner; meta "edges" is the version of those rules
+    used            (namespace, kind, id) -> times  when a snapshot was last used, as its label says: for conditions
     events          sequence -> envelope            the journal; sequences have no gaps, the newest row is never
                                                     pruned (it holds the counter)
 
@@ -25,6 +31,9 @@ Conventions
 - A record that a client gets back unchanged is stored as the message's bytes.
 - `container` and `process` of an event are set for exits and deletions of tasks,
   which are looked up again; a container may have a hundred thousand execs.
+- An edge's `from` is "root" for what keeps itself: until a time, if `until` has one. `flat` edges count for flat
+  leases too (of a root edge to a lease: the lease is flat). With `usedat` (< or >) and `span` (ns) an edge holds
+  while the target was used less, or more, than so long ago.
 - Event times are the sender's; `instance` and `instance_sequence` name an event
   that a shim reported on the exit stream, so that a repeated report is dropped.
 
@@ -35,12 +44,50 @@ version is refused, an older one is migrated in one transaction at open.
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 # Marks the file itself (PRAGMA application_id): "LSHR".
 APPLICATION_ID = 0x4C534852
 
-SCHEMA = """
+# What version 2 added, for garbage collection.
+_COLLECTION = """
+CREATE TABLE content_trash (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) WITHOUT ROWID;
+
+CREATE TABLE edges (
+    namespace TEXT NOT NULL,
+    owner_kind TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    from_kind TEXT NOT NULL,
+    from_id TEXT NOT NULL,
+    to_kind TEXT NOT NULL,
+    to_id TEXT NOT NULL,
+    why TEXT NOT NULL,
+    flat INTEGER NOT NULL DEFAULT 0,
+    until INTEGER,
+    usedat TEXT,
+    span INTEGER
+);
+CREATE INDEX edges_by_owner ON edges (namespace, owner_kind, owner);
+CREATE INDEX edges_by_source ON edges (from_kind, namespace, from_id);
+CREATE INDEX edges_by_target ON edges (namespace, to_kind, to_id);
+CREATE INDEX edges_by_end ON edges (until) WHERE until IS NOT NULL;
+CREATE INDEX edges_by_condition ON edges (usedat) WHERE usedat IS NOT NULL;
+
+CREATE TABLE used (
+    namespace TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (namespace, kind, id, at)
+) WITHOUT ROWID;
+"""
+
+SCHEMA = (
+    """
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -142,6 +189,11 @@ CREATE INDEX events_by_process ON events (namespace, container, process) WHERE c
 CREATE UNIQUE INDEX events_by_source ON events (instance, instance_sequence) WHERE instance IS NOT NULL;
 CREATE INDEX events_by_time ON events (journalled);
 """
+    + _COLLECTION
+)
 
 # MIGRATIONS[n] turns version n + 1 into n + 2.
-MIGRATIONS: list[list[str]] = []
+MIGRATIONS: list[list[str]] = [
+    # Garbage collection. The edges of what is there are derived when the collector is built: see `gc.edges.rebuild`.
+    [statement for statement in _COLLECTION.split(";") if statement.strip()],
+]

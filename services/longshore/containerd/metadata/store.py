@@ -83,6 +83,8 @@ class Transaction:
         self._connection = connection
         self._after: list[Callable[[], None]] = []
         self._events: list[Event] = []
+        self._mutations = 0
+        self._deletions = 0
 
     def execute(self, sql: str, parameters: Sequence[Parameter] = ()) -> int:
         """Run a statement; the number of rows it changed."""
@@ -97,9 +99,18 @@ class Transaction:
         row: Row | None = self._connection.execute(sql, parameters).fetchone()
         return row
 
+    def using(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Let a function that reads work in this transaction, as it does in `Store.read`."""
+        return function(self._connection)
+
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call `callback` on the event loop once this is durable, before the caller of `write` goes on."""
         self._after.append(callback)
+
+    def changed(self, *, deleted: bool) -> None:
+        """Tell garbage collection that an object changed; `deleted`: others may be garbage now."""
+        self._mutations += 1
+        self._deletions += deleted
 
     # -- helpers shared by the nouns --
 
@@ -197,6 +208,7 @@ class Store:
         self._wake = threading.Condition()
         self._closing = False
         self._listeners: list[Callable[[list[Event]], None]] = []
+        self._change_listeners: list[Callable[[int, int], None]] = []
         self._thread_readers: set[sqlite3.Connection] = set()
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(_READERS, "metadata-read")
@@ -238,6 +250,10 @@ class Store:
     def on_events(self, listener: Callable[[list[Event]], None]) -> None:
         """Call `listener` on the loop with the events of each transaction, in order, after its commit."""
         self._listeners.append(listener)
+
+    def on_changes(self, listener: Callable[[int, int], None]) -> None:
+        """Call `listener` on the loop with (mutations, deletions among them) after each commit that has any."""
+        self._change_listeners.append(listener)
 
     def close(self) -> None:
         """Finish what is queued and close the files."""
@@ -374,6 +390,10 @@ class Store:
         callbacks = [callback for transaction in committed for callback in transaction._after]
         if events:
             callbacks[:0] = [partial(listener, events) for listener in self._listeners]
+        mutations = sum(transaction._mutations for transaction in committed)
+        if mutations:
+            deletions = sum(transaction._deletions for transaction in committed)
+            callbacks += [partial(listener, mutations, deletions) for listener in self._change_listeners]
         for callback in callbacks:
             try:
                 callback()

@@ -24,6 +24,7 @@ from longshore.api.services.namespaces.v1.namespace_pb2 import (
 )
 from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesServicer
 from longshore.containerd import rpc
+from longshore.containerd.gc import edges, references
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
 
@@ -105,6 +106,7 @@ class NamespacesService(NamespacesServicer):
             # Leases keep nothing alive but what is gone already.
             transaction.execute("DELETE FROM leases WHERE namespace = ?", (name,))
             transaction.execute("DELETE FROM lease_resources WHERE namespace = ?", (name,))
+            edges.forget_all(transaction, name, references.LEASES)
             transaction.publish(name, "/namespaces/delete", NamespaceDelete(name=name))
 
         await self._store.write(delete, urgent=True)

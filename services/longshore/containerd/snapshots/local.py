@@ -16,7 +16,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
@@ -24,6 +24,9 @@ import structlog
 from longshore.api import errors
 from longshore.api.events.snapshot_pb2 import SnapshotCommit, SnapshotPrepare, SnapshotRemove
 from longshore.containerd import filters as filtering
+from longshore.containerd.gc import edges, references
+from longshore.containerd.gc.holds import Holds
+from longshore.containerd.gc.mark import Node
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.oserrors import meaning
@@ -95,9 +98,16 @@ class LocalSnapshotter:
     """A Snapshotter. `workers` (a zygote) takes long work; without, threads do."""
 
     def __init__(
-        self, name: str, driver: Driver, store: Store, numbers: Numbers, workers: Workers | None
+        self,
+        name: str,
+        driver: Driver,
+        store: Store,
+        numbers: Numbers,
+        workers: Workers | None,
+        holds: Holds | None = None,
     ) -> None:
         self.name = name
+        self._holds = holds or Holds()
         self._driver = driver
         self._store = store
         self._numbers = numbers
@@ -190,6 +200,9 @@ class LocalSnapshotter:
                 "UPDATE snapshots SET labels = ?, updated = ? WHERE namespace = ? AND snapshotter = ? AND key = ?",
                 (labelling.dumps(labels), now, scope.namespace, self.name, key),
             )
+            edges.record(
+                transaction, scope.namespace, references.of_snapshot(self.name, key, info.parent, labels)
+            )
             return info._replace(labels=labels, updated=now)
 
         return await self._store.write(update)
@@ -211,12 +224,18 @@ class LocalSnapshotter:
         kept = dict(labels)
         labelling.drop_empty(kept)
         await self._refuse_existing(scope, key, kept.get(TARGET_LABEL, ""))
+        async with self._holds.hold(Node(scope.namespace, self._resource, parent)):
+            return await self._make(scope, key, parent, kept, kind)
+
+    async def _make(
+        self, scope: Scope, key: str, parent: str, labels: Mapping[str, str], kind: Kind
+    ) -> Sequence[Mount]:
         chain = self._store.read(lambda connection: self._parents(connection, scope, parent))
         number = self._numbers.next()
         try:
             await self._driver.make(number, chain, kind, self._workers)
             await self._store.write(
-                lambda transaction: self._insert(transaction, scope, number, key, parent, kept, kind)
+                lambda transaction: self._insert(transaction, scope, number, key, parent, labels, kind)
             )
         except BaseException as error:
             await self._discard(number)
@@ -235,10 +254,15 @@ class LocalSnapshotter:
         """Whether there is such a snapshot, which the lease holds then."""
         if self._store.read(lambda connection: self._find(connection, scope, name)) is None:
             return False
-        await self._store.write(
-            lambda transaction: transaction.lease_resource(scope.namespace, scope.lease, self._resource, name)
-        )
-        return True
+
+        def lease(transaction: Transaction) -> bool:
+            # Once more: a collection may have been faster.
+            if transaction.one(_ROW, (scope.namespace, self.name, name)) is None:
+                return False
+            transaction.lease_resource(scope.namespace, scope.lease, self._resource, name)
+            return True
+
+        return await self._store.write(lease)
 
     def _insert(
         self,
@@ -263,6 +287,7 @@ class LocalSnapshotter:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (number, namespace, self.name, key, parent, kind, now, now, labelling.dumps(labels)),
         )
+        edges.record(transaction, namespace, references.of_snapshot(self.name, key, parent, labels))
         if kind == Kind.ACTIVE:
             event = SnapshotPrepare(key=key, parent=parent, snapshotter=self.name)
             transaction.publish(namespace, "/snapshot/prepare", event)
@@ -312,6 +337,8 @@ class LocalSnapshotter:
             "UPDATE snapshots SET key = ?, kind = ?, labels = ?, created = ?, updated = ? WHERE number = ?",
             (name, Kind.COMMITTED, labelling.dumps(labels), now, now, row.number),
         )
+        edges.forget(transaction, namespace, self._resource, key, deleted=False)
+        edges.record(transaction, namespace, references.of_snapshot(self.name, name, row.parent, labels))
         event = SnapshotCommit(key=key, name=name, snapshotter=self.name)
         transaction.publish(namespace, "/snapshot/commit", event)
         return False
@@ -328,6 +355,7 @@ class LocalSnapshotter:
             transaction.execute("DELETE FROM snapshots WHERE number = ?", (row.number,))
             transaction.execute("INSERT INTO snapshots_trash VALUES (?, ?)", (self.name, row.number))
             transaction.unlease_resource(scope.namespace, scope.lease, self._resource, key)
+            edges.forget(transaction, scope.namespace, self._resource, key)
             event = SnapshotRemove(key=key, snapshotter=self.name)
             transaction.publish(scope.namespace, "/snapshot/remove", event)
             transaction.after_commit(self._full.set)
@@ -388,6 +416,23 @@ class LocalSnapshotter:
         elif not await asyncio.to_thread(_remove, place, name, _REMOVED_HERE):
             await self._workers.call("longshore.layers.worker:remove", {"directory": place, "names": [name]})
 
+    # -- garbage collection ---------------------------------------------------------------------------------
+
+    def behind(self, mounts: Iterable[Mount]) -> list[Node]:
+        """The snapshots that these mounts show or change."""
+        place = str(self._driver.directory(0).parent) + "/"
+        numbers = {
+            int(number)
+            for mount in mounts
+            for path in _paths(mount)
+            if path.startswith(place) and (number := path[len(place) :].partition("/")[0]).isdecimal()
+        }
+        if not numbers:
+            return []
+        statement = f"SELECT namespace, key FROM snapshots WHERE number IN ({','.join(map(str, numbers))})"
+        rows = self._store.read(lambda connection: connection.execute(statement).fetchall())
+        return [Node(namespace, self._resource, key) for namespace, key in rows]
+
     # -- rows -----------------------------------------------------------------------------------------------
 
     def _find(self, connection: sqlite3.Connection, scope: Scope, key: str) -> _Row | None:
@@ -432,6 +477,14 @@ class LocalSnapshotter:
                 " invalid argument"
             )
         return self._chain(connection, scope, parent)
+
+
+def _paths(mount: Mount) -> Iterator[str]:
+    yield mount.source
+    for option in mount.options:
+        name, _, value = option.partition("=")
+        if name in ("upperdir", "lowerdir"):
+            yield from value.split(":")
 
 
 def _not_found(key: str) -> errors.NotFound:

@@ -35,7 +35,7 @@ def _build(kit: Kit, name: str, driver: Callable[[Path], Driver]) -> Exports:
     configured = kit.config.plugin(f"{TYPE}.{name}").get("root_path")
     root = Path(str(configured)) if configured else kit.directories.plugin_root(TYPE, name)
     numbers = kit.snapshot_numbers = kit.snapshot_numbers or Numbers(kit.store)
-    snapshotter = LocalSnapshotter(name, driver(root), kit.store, numbers, kit.zygote)
+    snapshotter = LocalSnapshotter(name, driver(root), kit.store, numbers, kit.zygote, kit.holds)
     snapshotter.start()
     kit.stack.push_async_callback(snapshotter.close)
     kit.snapshotters[name] = snapshotter

@@ -243,7 +243,7 @@ def test_the_example_is_good() -> None:
         ("linux.sysctl", {"kernel.hostname": "x"}, 'conflicts with the OCI "hostname" field'),
         ("linux.sysctl", {"user.max_user_namespaces": "1"}, "separate user namespace"),
         ("linux.timeOffsets", {"monotonic": {}}, "TIME namespace"),
-        ("linux.intelRdt", {"closID": "x"}, "intelRdt is not supported"),
+        ("linux.intelRdt", {"closID": "x"}, "Intel RDT is not supported or enabled"),
         ("hooks", {"poststart": [{"path": "relative"}]}, "not absolute"),
         ("hooks", {"never": [{"path": "/x"}]}, "unknown hook kind"),
     ],

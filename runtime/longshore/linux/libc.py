@@ -36,6 +36,7 @@ _NUMBERS = {
     "capget": (125, 90),
     "capset": (126, 91),
     "seccomp": (317, 277),
+    "sendmsg": (46, 211),
     "keyctl": (250, 219),
     "sethostname": (170, 161),
     "setdomainname": (171, 162),

@@ -23,6 +23,7 @@ ACTIONS = {
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": 0x00050000,
     "SCMP_ACT_TRACE": 0x7FF00000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
     "SCMP_ACT_LOG": 0x7FFC0000,
 }
@@ -61,7 +62,11 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+
+# Loading the filter gives a descriptor that tells of SCMP_ACT_NOTIFY.
+NEW_LISTENER = 8
 
 _EPERM = 1
 _ENOSYS = 38
@@ -281,6 +286,25 @@ class Filter:
         program[8:16] = libc.address(self._code).to_bytes(8, "little")
         self._program = program
         self._arguments = (libc.NR["seccomp"], 1, flags, libc.buffer(program))
+        self._listener = -1
+        self._keep: tuple[bytearray, ...] = ()
+        self._sendmsg: tuple[Any, ...] = ()
+
+    def announce(self, connection: int, listener: int, text: bytes) -> None:
+        """Have the load followed by a sendmsg of ``text`` and the filter's listener, which will be that descriptor."""
+        data = bytearray(text)
+        vector = bytearray(libc.address(data).to_bytes(8, "little") + len(data).to_bytes(8, "little"))
+        # cmsghdr: length, SOL_SOCKET, SCM_RIGHTS, the descriptor, padding.
+        words = ((20, 8), (1, 4), (1, 4), (listener, 4), (0, 4))
+        rights = bytearray(b"".join(word.to_bytes(size, "little") for word, size in words))
+        message = (0, 0, libc.address(vector), 1, libc.address(rights), len(rights), 0)
+        header = bytearray(b"".join(word.to_bytes(8, "little") for word in message))
+        self._keep = (data, vector, rights, header)
+        self._listener = listener
+        self._sendmsg = (libc.NR["sendmsg"], connection, libc.buffer(header), 0)
 
     def __call__(self) -> int:
-        return libc.raw(*self._arguments)
+        result = libc.raw(*self._arguments)
+        if result == -1 or not self._sendmsg:
+            return result
+        return libc.raw(*self._sendmsg) if result == self._listener else -1

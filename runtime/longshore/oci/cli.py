@@ -21,9 +21,15 @@ class Call:
     """One invocation of a verb: ``root`` and the other global flags, the verb's flags and its arguments."""
 
     def __init__(
-        self, root: str, systemd_cgroup: bool, values: dict[str, list[str]], arguments: list[str]
+        self,
+        root: str,
+        systemd_cgroup: bool,
+        values: dict[str, list[str]],
+        arguments: list[str],
+        criu: str = "",
     ) -> None:
         self.root = root
+        self.criu = criu
         self.systemd_cgroup = systemd_cgroup
         self.arguments = arguments
         self._values = values

@@ -68,8 +68,6 @@ def check_process(process: dict[str, Any]) -> None:
     for word in [*process["args"], *(process.get("env") or ()), cwd]:
         if not isinstance(word, str) or "\0" in word:
             raise InvalidConfig("invalid argument, environment or cwd: not a string, or a null byte in it")
-    if process.get("execCPUAffinity"):
-        raise InvalidConfig("execCPUAffinity is not supported")
     _check_lsm(process)
 
 
@@ -78,7 +76,7 @@ def _check_lsm(process: dict[str, Any]) -> None:
     if process.get("apparmorProfile") and not apparmor_enabled():
         raise InvalidConfig("apparmor profile specified but apparmor is not enabled on this host")
     if process.get("selinuxLabel") and not selinux_enabled():
-        raise InvalidConfig("selinux label specified but selinux is not enabled on this host")
+        raise InvalidConfig("selinux label is specified in config, but selinux is disabled or not supported")
 
 
 def apparmor_enabled() -> bool:
@@ -154,13 +152,22 @@ def _is_ours(path: str) -> bool:
 
 
 def _check_unsupported(linux: dict[str, Any]) -> None:
-    for key in ("intelRdt", "memoryPolicy", "netDevices"):
+    _check_rdt(linux.get("intelRdt") or {})
+    for key in ("memoryPolicy", "netDevices"):
         if linux.get(key):
             raise InvalidConfig(f"{key} is not supported")
     if linux.get("mountLabel") and not selinux_enabled():
-        raise InvalidConfig("mount label specified but selinux is not enabled on this host")
-    if (linux.get("seccomp") or {}).get("listenerPath"):
-        raise InvalidConfig("seccomp listenerPath is not supported")
+        raise InvalidConfig("mount label is specified in config, but selinux is disabled or not supported")
+
+
+def _check_rdt(wanted: dict[str, Any]) -> None:
+    for key, feature in (("l3CacheSchema", "CAT"), ("memBwSchema", "MBA")):
+        if wanted.get(key):
+            raise InvalidConfig(
+                f"intelRdt.{key} is specified in config, but Intel RDT/{feature} is not enabled"
+            )
+    if wanted:
+        raise InvalidConfig("intelRdt is specified in config, but Intel RDT is not supported or enabled")
 
 
 def rootfs_path(config: dict[str, Any], bundle: str) -> str:

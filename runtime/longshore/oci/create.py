@@ -13,8 +13,8 @@ import time
 from longshore.linux import files, processes, seccomp
 from longshore.linux.cgroup import layout as cgroup_layout
 from longshore.linux.cgroup.manager import Cgroup
+from longshore.oci import codec, log, state
 from longshore.oci import config as configuration
-from longshore.oci import log, state
 from longshore.oci.cli import BOOL, VALUE
 from longshore.oci.errors import (
     AlreadyExists,
@@ -24,7 +24,7 @@ from longshore.oci.errors import (
     StartFailed,
     explain,
 )
-from longshore.oci.process import filters, idmap, messages, program, rootfs, spawn
+from longshore.oci.process import filters, idmap, listener, messages, program, rootfs, spawn
 from longshore.oci.process.init import Init
 
 TYPE_CHECKING = False
@@ -208,7 +208,9 @@ class Launch:
                 undo.push(lambda: cgroup.delete())
             cgroup.apply(self.linux.get("resources") or {})
         except (OSError, ValueError) as error:
-            raise StartFailed(f"unable to apply cgroup configuration: {explain(error)}") from None
+            raise StartFailed(
+                f"unable to start container process: unable to apply cgroup configuration: {explain(error)}"
+            ) from None
 
     def _prepare(self, init: Init, rootfs_path: str, layout: cgroup_layout.Layout, cgroup: Cgroup) -> None:
         """Open everything that init will need; it all closes in `_close`."""
@@ -222,7 +224,9 @@ class Launch:
         init.propagation = rootfs.propagation(linux.get("rootfsPropagation") or "")
         for name in init.identity.unknown:
             log.write("warning", f"ignoring unknown or unavailable capabilities: {name}")
-        self._prepare_filter(init)
+        init.filter = self.save_filter()
+        if self._listens():
+            init.listener = listener.connect(self.linux["seccomp"]["listenerPath"])
         self._prepare_hooks(init)
         if self.console_socket or self.console_fd >= 0:
             from longshore.oci.process import console
@@ -253,17 +257,33 @@ class Launch:
             if "user" in namespaces:
                 init.root = rootfs.open_root(rootfs_path, init.propagation)
 
-    def _prepare_filter(self, init: Init) -> None:
+    def save_filter(self) -> seccomp.Filter | None:
+        """Compile the profile, if there is one; exec will find it in the state directory."""
         profile = self.linux.get("seccomp")
         if not profile:
-            return
+            return None
         try:
             flags = seccomp.flags_of(profile)
         except seccomp.SeccompError as error:
             raise InvalidConfig(str(error)) from None
+        if listener.wanted(profile):
+            flags |= seccomp.NEW_LISTENER
         code = filters.compiled(profile)
         files.replace_file(f"{self.directory}/{state.FILTER_FILE}", flags.to_bytes(8, "little") + code)
-        init.filter = seccomp.Filter(code, flags)
+        return seccomp.Filter(code, flags)
+
+    def _listens(self) -> bool:
+        profile = self.linux.get("seccomp")
+        return listener.wanted(profile) if profile else False
+
+    def _announcement(self) -> str:
+        """What init tells the program that listens to its filter."""
+        if not self._listens():
+            return ""
+        profile = self.linux["seccomp"]
+        return listener.message(
+            profile.get("listenerMetadata") or "", self.pid, self._shown(state.CREATED, self.pid)
+        )
 
     def _prepare_hooks(self, init: Init) -> None:
         present = [kind for kind in state.HOOK_KINDS if self.hooks.get(kind)]
@@ -281,6 +301,9 @@ class Launch:
             init.run_hooks = run
 
     def _hook_state(self, status: str, pid: int) -> bytes:
+        return codec.dumps(self._shown(status, pid)).encode(errors="surrogateescape")
+
+    def _shown(self, status: str, pid: int) -> dict[str, Any]:
         record = {
             "oci_version": self.config.get("ociVersion") or "",
             "id": self.id,
@@ -288,7 +311,7 @@ class Launch:
             "annotations": self.config.get("annotations"),
             "init_process_pid": pid,
         }
-        return state.State(self.root, record).for_hooks(status)
+        return state.State(self.root, record).outline(status)
 
     def _fifo(self, name: str) -> int:
         path = f"{self.directory}/{name}"
@@ -333,8 +356,8 @@ class Launch:
 
     def _close(self, init: Init) -> None:
         """The runtime's copies of init's descriptors."""
-        own = [init.root, init.start_fifo, init.report_fifo, init.console, *init.entrances, *self.to_close]
-        for fd in own:
+        own = [init.root, init.start_fifo, init.report_fifo, init.console, init.listener]
+        for fd in [*own, *init.entrances, *self.to_close]:
             if fd >= 0:
                 os.close(fd)
         rootfs.close_all(init.steps)
@@ -365,8 +388,15 @@ class Launch:
                 "resources": self.linux.get("resources") or {},
                 "personality": self.linux.get("personality"),
                 "seccomp": bool(self.linux.get("seccomp")),
+                "listener": self._listener(),
             },
         }
+
+    def _listener(self) -> dict[str, str] | None:
+        if not self._listens():
+            return None
+        profile = self.linux["seccomp"]
+        return {"path": profile["listenerPath"], "metadata": profile.get("listenerMetadata") or ""}
 
     def _guide(self, init: Init, channel: messages.Channel, cgroup: Cgroup, container: state.State) -> None:
         """Our side of the conversation in `messages`."""
@@ -374,7 +404,7 @@ class Launch:
         container.save()
         try:
             self._enrol(init, cgroup)
-            channel.send(messages.GO)
+            channel.send(messages.GO, self._announcement())
             expected = (messages.HOOKS, messages.READY) if init.runtime_hooks else (messages.READY,)
             name, _ = channel.receive(*expected)
             if name == messages.HOOKS:

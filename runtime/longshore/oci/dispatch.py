@@ -33,6 +33,7 @@ DEFAULT_ROOT = "/run/longshore/runc"
 
 # verb: (whether it enters a container, prefix of its errors, exit status of its errors); the module is named like it.
 VERBS = {
+    "checkpoint": (False, "", 1),
     "create": (True, "runc create failed: ", 1),
     "delete": (False, "", 1),
     "events": (False, "", 1),
@@ -42,6 +43,7 @@ VERBS = {
     "list": (False, "", 1),
     "pause": (False, "", 1),
     "ps": (False, "", 1),
+    "restore": (False, "", 1),
     "resume": (False, "", 1),
     "run": (True, "runc run failed: ", 1),
     "spec": (False, "", 1),
@@ -49,7 +51,6 @@ VERBS = {
     "state": (False, "", 1),
     "update": (False, "", 1),
 }
-_UNSUPPORTED = ("checkpoint", "restore")
 
 
 def main() -> int:
@@ -73,8 +74,6 @@ def main() -> int:
 
 def _run(verb: str, words: list[str], given: cli.Call) -> int:
     if verb not in VERBS:
-        if verb in _UNSUPPORTED:
-            return _report(given.value("log"), f"{verb} is not supported by longshore runc", 1)
         return _report(given.value("log"), f"No help topic for '{verb}'", 3)
     enters, prefix, status = VERBS[verb]
     try:
@@ -86,7 +85,7 @@ def _run(verb: str, words: list[str], given: cli.Call) -> int:
         module = _import(verb)
         values, arguments = cli.parse(words, {**module.FLAGS, "help h": BOOL})
         root = os.path.abspath(given.value("root", DEFAULT_ROOT))
-        call = cli.Call(root, given.on("systemd-cgroup"), values, arguments)
+        call = cli.Call(root, given.on("systemd-cgroup"), values, arguments, given.value("criu"))
         if call.on("help"):
             sys.stdout.write(
                 f"usage: runc {verb} [options] ...\noptions: {_flags(module.FLAGS)}\n{module.__doc__ or ''}\n"

@@ -6,19 +6,19 @@ import os
 
 from longshore.linux import files, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
+from longshore.linux.cgroup.manager import Cgroup
 from longshore.oci import codec, log, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
 from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, write_pid_file
 from longshore.oci.errors import NotRunning, RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, labels, messages, program, spawn, tuning
+from longshore.oci.process import keyring, labels, listener, messages, program, spawn, tuning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
-    from longshore.linux.cgroup.manager import Cgroup
     from longshore.oci import terminal
     from longshore.oci.cli import Call
     from longshore.oci.state import State
@@ -36,6 +36,7 @@ def execute(
     pid_file: str = "",
     preserve_fds: int = 0,
     ignore_paused: bool = False,
+    cgroups: Sequence[str] = (),
 ) -> int:
     """Run ``process`` (config.json's object) in a container; its pid. It inherits fds 0, 1, 2 and is our child.
 
@@ -43,6 +44,7 @@ def execute(
     """
     container = state.load(root, id)
     launch = prepare(container, process, preserve_fds, ignore_paused=ignore_paused)
+    launch.cgroup = below(launch.cgroup, cgroups)
     if process.get("terminal") and not console_socket:
         raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
     if console_socket:
@@ -86,6 +88,9 @@ class Exec:
         self.pidfd = -1
         self.root = -1
         self.entrances: list[int] = []
+        self.listener = -1
+        self.cgroup = container.cgroup
+        self.affinity = tuning.Affinity(process)
         self.channel = messages.Channel(-1)
 
     # The runtime's side.
@@ -126,9 +131,12 @@ class Exec:
         if self.container.config["seccomp"]:
             data = files.read_bounded(f"{self.container.directory}/{state.FILTER_FILE}")
             self.filter = seccomp.Filter(data[8:], int.from_bytes(data[:8], "little"))
+        listens = self.container.config.get("listener")
+        if listens:
+            self.listener = listener.connect(listens["path"])
         if not self.flags & namespaces.CLONE_NEWNS:
             self.root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.entrances = self.container.cgroup.entrances()
+        self.entrances = self.cgroup.entrances()
         if self.console >= 0:
             from longshore.oci.process import console
 
@@ -141,7 +149,7 @@ class Exec:
         try:
             if moved:
                 namespaces.setns(self.pidfd, namespaces.CLONE_NEWPID)
-            pid, pidfd = _clone_into(self.container.cgroup, self.container.process.pid)
+            pid, pidfd = _clone_into(self.cgroup, self.container.process.pid)
             if pid == 0:
                 spawn.child(self._live, self.channel)
         except OSError as error:
@@ -154,7 +162,7 @@ class Exec:
 
     def _close(self) -> None:
         self.channel.close()
-        for fd in (self.console, self.root, *self.entrances):
+        for fd in (self.console, self.root, self.listener, *self.entrances):
             if fd >= 0:
                 os.close(fd)
 
@@ -164,19 +172,27 @@ class Exec:
             set_oom_score(pid, adjustment)
         if self.flags & namespaces.CLONE_NEWUSER:
             program.raise_hard_limits(self.identity.rlimits, pid)
-        channel.send(messages.GO)
+        channel.send(messages.GO, self._announcement(pid))
         channel.receive(messages.READY)
+
+    def _announcement(self, pid: int) -> str:
+        listens = self.container.config.get("listener")
+        if not listens:
+            return ""
+        return listener.message(listens["metadata"], pid, self.container.outline(state.RUNNING))
 
     # The process' side: nothing is imported from here on.
 
     def _live(self) -> None:
-        keep = [0, 1, 2, self.channel.fd, self.pidfd, self.root, self.console, *self.entrances]
+        keep = [0, 1, 2, self.channel.fd, self.pidfd, self.root, self.console, self.listener, *self.entrances]
         processes.close_fds_except(fd for fd in [*keep, *range(3, 3 + self.preserve_fds)] if fd >= 0)
         label = labels.Label(self.process)
         processes.set_dumpable(False)
-        self.channel.receive(messages.GO)
+        _, announcement = self.channel.receive(messages.GO)
         try:
+            self.affinity.first()
             manager.enter(self.entrances)
+            self.affinity.then()
             self._join()
             ready, caps = self._become(label)
         except Exception as error:
@@ -186,6 +202,7 @@ class Exec:
         self.channel.close()
         program.verify_directory()
         processes.close_range(3 + self.preserve_fds, flags=processes.CLOSE_RANGE_CLOEXEC)
+        listener.arm(self.filter, self.listener, announcement)
         ready.execute(self.filter, caps)
 
     def _fail(self, message: str) -> NoReturn:
@@ -226,6 +243,25 @@ class Exec:
         program.become(identity, self.process["cwd"])
         path = program.resolve(self.process["args"], environment)
         return program.Program(path, self.process["args"], environment), program.final_capabilities(identity)
+
+
+def below(cgroup: Cgroup, words: Sequence[str]) -> Cgroup:
+    """``[CONTROLLER[,CONTROLLER...]:]PATH``: existing cgroups below the container's own. RuntimeFailure."""
+    paths = dict(cgroup.paths)
+    for word in words:
+        names, colon, path = word.rpartition(":")
+        chosen = names.split(",") if colon else list(paths)
+        # As a path from the container's root: ".." can't leave it.
+        inside = os.path.normpath("/" + path.lstrip("/"))
+        for name in chosen:
+            if name not in paths or (colon and not name):
+                raise RuntimeFailure(f"unknown controller {name} in --cgroup {word}")
+            deeper = os.path.join(cgroup.paths[name], inside.lstrip("/")).rstrip("/")
+            if os.path.isdir(deeper):
+                paths[name] = deeper
+            elif name:
+                raise RuntimeFailure(f"cgroup {deeper} does not exist")
+    return Cgroup(paths, cgroup.version)
 
 
 def _foreign_namespaces(pid: int, names: list[str]) -> int:
@@ -310,6 +346,7 @@ FLAGS = {
     "no-new-privs": BOOL,
     "cap c": LIST,
     "preserve-fds": VALUE,
+    "cgroup": LIST,
     "ignore-paused": BOOL,
 }
 ARGUMENTS = (1, None)
@@ -328,10 +365,12 @@ def main(call: Call) -> int:
             pid_file=call.value("pid-file"),
             preserve_fds=call.number("preserve-fds"),
             ignore_paused=call.on("ignore-paused"),
+            cgroups=call.all("cgroup"),
         )
         return 0
     processes.set_child_subreaper()
     launch = prepare(container, process, call.number("preserve-fds"), ignore_paused=call.on("ignore-paused"))
+    launch.cgroup = below(launch.cgroup, call.all("cgroup"))
     if not process.get("terminal"):
         return _stay(call, launch)
     from longshore.oci import terminal as terminals

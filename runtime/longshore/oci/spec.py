@@ -75,17 +75,36 @@ def example() -> dict[str, Any]:
     }
 
 
+def rootless(config: dict[str, Any]) -> dict[str, Any]:
+    """The same for a user without rights: a user namespace of one id, the host's network and /sys, no limits."""
+    linux = config["linux"]
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] != "network"]
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
+    del linux["resources"]
+    for entry in config["mounts"]:
+        if entry["destination"] == "/sys":
+            entry |= {"type": "none", "source": "/sys", "options": ["rbind", *entry["options"]]}
+        entry["options"] = [
+            word for word in entry.get("options", ()) if not word.startswith(("uid=", "gid="))
+        ]
+        if not entry["options"]:
+            del entry["options"]
+    return config
+
+
 def main(call: Call) -> int:
-    """``runc spec [--bundle DIR]``"""
-    if call.on("rootless"):
-        raise RuntimeFailure("rootless containers are not supported by longshore runc")
+    """``runc spec [--bundle DIR] [--rootless]``"""
     path = os.path.join(call.value("bundle", "."), "config.json")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         raise RuntimeFailure("File config.json exists. Remove it first") from None
     try:
-        os.write(fd, codec.dumps(example(), "\t").encode() + b"\n")
+        os.write(
+            fd, codec.dumps(rootless(example()) if call.on("rootless") else example(), "\t").encode() + b"\n"
+        )
     finally:
         os.close(fd)
     return 0

@@ -32,7 +32,7 @@ def start(root: str, id: str) -> None:
         os.close(report)
     if failure:
         raise StartFailed(failure)
-    _poststart(container)
+    after(container)
 
 
 def let_go(directory: str) -> int:
@@ -85,7 +85,8 @@ def _wait(report: int) -> str:
     return b"".join(parts).decode(errors="surrogateescape")
 
 
-def _poststart(container: State) -> None:
+def after(container: State) -> None:
+    """What is to be done when the program runs: poststart hooks. HookFailed if one does."""
     forget_fifo(container.directory)
     configured = container.config["hooks"].get("poststart")
     if not configured:

@@ -183,6 +183,10 @@ class State:
 
     def for_hooks(self, status: str) -> bytes:
         """The state as hooks read it on their standard input."""
+        return codec.dumps(self.outline(status)).encode(errors="surrogateescape")
+
+    def outline(self, status: str) -> dict[str, Any]:
+        """The state as the specification has it."""
         shown = {
             "ociVersion": self.record["oci_version"],
             "id": self.id,
@@ -193,7 +197,7 @@ class State:
             shown["pid"] = self.record["init_process_pid"]
         if self.annotations:
             shown["annotations"] = self.annotations
-        return codec.dumps(shown).encode(errors="surrogateescape")
+        return shown
 
     def save(self) -> None:
         """Write state.json (whole or not at all)."""

@@ -64,13 +64,20 @@ _BYTES = {
     "kernel-memory": ("memory", "kernel"),
     "kernel-memory-tcp": ("memory", "kernelTCP"),
 }
-FLAGS = {"resources r": VALUE, **dict.fromkeys([*_NUMBERS, *_WORDS, *_BYTES], VALUE)}
+_RDT = {
+    "l3-cache-schema": "Intel RDT/CAT: l3 cache schema",
+    "mem-bw-schema": "Intel RDT/MBA: memory bandwidth schema",
+}
+FLAGS = {"resources r": VALUE, **dict.fromkeys([*_NUMBERS, *_WORDS, *_BYTES, *_RDT], VALUE)}
 ARGUMENTS = (1, 1)
 
 
 def main(call: Call) -> int:
     """``runc update [--resources FILE|-] [--memory BYTES] [--cpu-quota N] [--pids-limit N] ... ID``"""
     source = call.value("resources")
+    for flag, what in _RDT.items():
+        if call.value(flag):
+            raise RuntimeFailure(f"{what} is not enabled")
     if source:
         try:
             data = files.read_fd(0, 16 << 20) if source == "-" else files.read_bounded(source, 16 << 20)

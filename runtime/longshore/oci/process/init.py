@@ -21,7 +21,7 @@ import os
 from longshore.linux import libc, mounts, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.oci.errors import RuntimeFailure, StartFailed, explain
-from longshore.oci.process import keyring, labels, messages, network, program, rootfs, tuning
+from longshore.oci.process import keyring, labels, listener, messages, network, program, rootfs, tuning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Init:
         self.report_fifo = -1
         self.console = -1
         self.filter: seccomp.Filter | None = None
+        self.listener = -1
         self.preserve_fds = 0
         self.no_pivot = False
         self.new_keyring = True
@@ -67,7 +68,8 @@ class Init:
 
     def keep(self) -> list[int]:
         """Descriptors the process needs; all others are closed first thing."""
-        own = [self.channel.fd, self.root, self.start_fifo, self.report_fifo, self.console, *self.entrances]
+        own = [self.channel.fd, self.root, self.start_fifo, self.report_fifo, self.console]
+        own += [self.listener, *self.entrances]
         opened = [fd for step in self.steps for fd in step.fds]
         return [fd for fd in [0, 1, 2, *own, *opened, *range(3, 3 + self.preserve_fds)] if fd >= 0]
 
@@ -77,7 +79,7 @@ class Init:
             processes.close_fds_except(self.keep())
             self._label = labels.Label(self.process)
             processes.set_dumpable(False)
-            self.channel.receive(messages.GO)
+            _, self._announcement = self.channel.receive(messages.GO)
             self._own()
             self._make_root()
             self._settle()
@@ -237,6 +239,7 @@ class Init:
         # The report FIFO closes at execve, too: that is what tells ``start`` that we got there.
         processes.close_range(3 + self.preserve_fds, flags=processes.CLOSE_RANGE_CLOEXEC)
         program.reset_signals()
+        listener.arm(self.filter, self.listener, self._announcement)
         ready.execute(self.filter, caps)
 
 

@@ -580,10 +580,10 @@ _DEFAULT_DEVICES = (
 def _devices(configured: Sequence[dict[str, Any]], *, bind: bool) -> list[Step]:
     made: dict[str, Step] = {}
     for device in configured:
-        path = os.path.normpath("/" + (device.get("path") or ""))
+        path = os.path.normpath("/" + (device.get("path") or "").lstrip("/"))
         kind = device.get("type") or ""
         if kind not in ("c", "b", "u", "p"):
-            raise InvalidConfig(f"invalid device type for {path}: {kind!r}")
+            raise InvalidConfig(f'invalid device type "{kind}" of {path}')
         mode = device.get("fileMode")
         number = os.makedev(device.get("major") or 0, device.get("minor") or 0)
         owner = (device.get("uid") or 0, device.get("gid") or 0)

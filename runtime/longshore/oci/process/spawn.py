@@ -44,9 +44,9 @@ class Namespaces:
 
     def _add(self, name: str, path: str) -> None:
         if name not in namespaces.TYPES:
-            raise InvalidConfig(f'namespace "{name}" does not exist')
+            raise InvalidConfig(f'namespace {{"{name}" "{path}"}} does not exist')
         if name in self.new or name in self.joined:
-            raise InvalidConfig(f"malformed spec file: duplicated ns {{{name} {path}}}")
+            raise InvalidConfig(f'malformed spec file: duplicated ns {{"{name}" "{path}"}}')
         if not path:
             self.new.add(name)
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from longshore.linux import libc
 from longshore.oci.errors import InvalidConfig
 
@@ -52,6 +54,36 @@ class Tuning:
             libc.call("ioprio_set", 1, 0, self._io, path="ioPriority")
         if self._domain is not None:
             libc.call("personality", self._domain, path="personality")
+
+
+class Affinity:
+    """process.execCPUAffinity: the CPUs of an exec before and after it joins the container's cgroup."""
+
+    def __init__(self, process: dict[str, Any]) -> None:
+        wanted = process.get("execCPUAffinity") or {}
+        self._initial = cpu_list(wanted.get("initial") or "")
+        self._final = cpu_list(wanted.get("final") or "")
+
+    def first(self) -> None:
+        """Before the cgroup is joined."""
+        if self._initial:
+            os.sched_setaffinity(0, self._initial)
+
+    def then(self) -> None:
+        """After it was."""
+        if self._final:
+            os.sched_setaffinity(0, self._final)
+
+
+def cpu_list(text: str) -> set[int]:
+    """``0-2,5`` as numbers; InvalidConfig."""
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) > 65535:
+            raise InvalidConfig(f"invalid execCPUAffinity: {text!r}")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _scheduler(wanted: dict[str, Any]) -> bytes:

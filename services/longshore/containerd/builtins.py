@@ -55,8 +55,13 @@ from longshore.containerd.plugins import PluginRecord
 from longshore.containerd.snapshots import plugin as snapshots
 from longshore.containerd.snapshots.local import Numbers
 from longshore.containerd.snapshots.snapshotter import Snapshotter
+from longshore.containerd.streaming import plugin as streaming
+from longshore.containerd.streaming.streams import Streams
 from longshore.containerd.tasks import plugin as tasks
 from longshore.containerd.tasks.service import TasksService
+from longshore.containerd.transfer import plugin as transfer
+from longshore.containerd.transfer.pull import Verify
+from longshore.containerd.transfer.service import TransferService
 from longshore.containerd.version.service import VersionService
 
 if TYPE_CHECKING:
@@ -100,6 +105,10 @@ class Kit:
     introspection: IntrospectionService = field(init=False)
     health: health.HealthServicer = field(init=False)
     tasks: TasksService = field(init=False)
+    streams: Streams = field(init=False)
+    # Asked before an image is pulled by Transfer; set by the image verifier.
+    verify: Verify | None = None
+    transfer: TransferService = field(init=False)
 
 
 class Builtin(NamedTuple):
@@ -195,6 +204,11 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
+    Builtin("io.containerd.streaming.v1", "manager", streaming.build),
+    Builtin(_GRPC, "streaming", streaming.build_service, ("io.containerd.streaming.v1",)),
+    Builtin("io.containerd.image-verifier.v1", "bindir", transfer.build_verifier),
+    Builtin("io.containerd.transfer.v1", "local", transfer.build, (*_CONTENT, *_METADATA)),
+    Builtin(_GRPC, "transfer", transfer.build_service, ("io.containerd.transfer.v1",)),
     Builtin(_GRPC, "version", _version),
     Builtin(_GRPC, "reflection", _reflection),
 )

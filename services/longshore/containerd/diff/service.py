@@ -58,12 +58,16 @@ class DiffService(DiffServicer):
 
     @rpc.unary(mutates=True)
     async def Apply(self, request: ApplyRequest, call: rpc.Call) -> ApplyResponse:
+        return await self.apply(Scope(call.namespace, call.lease), request)
+
+    async def apply(self, scope: Scope, request: ApplyRequest) -> ApplyResponse:
+        """What the rpc does, for other parts of the daemon."""
         diff = request.diff
         compression = mediatypes.compression_of_layer(diff.media_type)
         if not request.mounts:
             raise errors.InvalidArgument("no mounts to apply the diff to: invalid argument")
         try:
-            blob = await self._content.open(Scope(call.namespace, call.lease), diff.digest)
+            blob = await self._content.open(scope, diff.digest)
         except errors.NotFound as error:
             raise errors.NotFound(f"failed to get reader from content store: {error.message}") from None
         try:

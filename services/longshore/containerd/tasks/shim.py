@@ -56,11 +56,12 @@ def timeouts(configured: Mapping[str, str]) -> Timeouts:
         "io.containerd.timeout.task.state": "state",
         "io.containerd.timeout.metrics.shimstats": "stats",
     }
-    given = {named[key]: _seconds(key, value) for key, value in configured.items() if key in named}
+    given = {named[key]: seconds(key, value) for key, value in configured.items() if key in named}
     return Timeouts()._replace(**given)
 
 
-def _seconds(key: str, text: str) -> float:
+def seconds(key: str, text: str) -> float:
+    """A Go duration ("1m30s"). Raises InvalidArgument that names `key`."""
     if text != "0" and not re.fullmatch(f"({_DURATION.pattern})+", text):
         raise InvalidArgument(f"timeout {key}: {text!r} is not a duration such as 5s: invalid argument")
     return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))

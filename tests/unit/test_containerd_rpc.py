@@ -143,7 +143,7 @@ async def test_unexpected_errors_are_unknown_and_show_no_traceback(
     service.work = fail
     assert await failure(call(channel, "Read", "x")) == (
         grpc.StatusCode.UNKNOWN,
-        "internal error: KeyError: 'x'",
+        "internal error: unexpected state of the daemon, see its log",
     )
 
 

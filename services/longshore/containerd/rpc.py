@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
@@ -40,6 +41,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _INTERNAL_PREFIX = "internal error: "
+_CLASS_NAME = re.compile(r"\b(?:[A-Za-z_]+\.)*[A-Z][A-Za-z]*(?:Error|Exception)\b:? ?")
 
 # Characters of an error's text that are sent; even percent-encoded it must fit into what clients take as headers.
 MAX_MESSAGE = 200_000
@@ -208,10 +210,25 @@ async def _abort(context: Context, error: Exception, method: Callable[..., Any])
 
 
 def status_of(error: BaseException) -> tuple[int, str]:
-    """gRPC code and message of an exception; what isn't ours becomes UNKNOWN "internal error: ..."."""
+    """gRPC code and message of an exception; what isn't ours becomes UNKNOWN "internal error: ...".
+
+    Names of classes are for the log: clients shall not learn what language this is written in.
+    """
     if isinstance(error, errors.Error):
         return error.code, _sendable(error.message)
-    return errors.Error.code, _sendable(f"{_INTERNAL_PREFIX}{type(error).__name__}: {error}")
+    return errors.Error.code, _sendable(f"{_INTERNAL_PREFIX}{_plain(error)}")
+
+
+def _plain(error: BaseException) -> str:
+    """What happened, in words."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
+    if isinstance(error, BaseExceptionGroup):
+        return _plain(error.exceptions[0])
+    if isinstance(error, LookupError):  # its text is the key alone
+        return "unexpected state of the daemon, see its log"
+    return _CLASS_NAME.sub("", str(error)) or "see the daemon's log"
 
 
 def _sendable(text: str) -> str:

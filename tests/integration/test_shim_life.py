@@ -282,7 +282,7 @@ def test_wrong_verbs(task: Task) -> None:
         task.start()
     with pytest.raises(Error, match="cannot delete a running process"):
         task.delete()
-    with pytest.raises(Unimplemented):
+    with pytest.raises(InvalidArgument, match="needs a path"):
         task.call("Checkpoint", api.CheckpointTaskRequest(id="c1"))
     with pytest.raises(InvalidArgument):
         task.exec("", ["/bin/true"])

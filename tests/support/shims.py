@@ -42,6 +42,7 @@ EVENTS: dict[str, type[Message]] = {
         task_pb2.TaskExecStarted,
         task_pb2.TaskPaused,
         task_pb2.TaskResumed,
+        task_pb2.TaskCheckpointed,
     )
 }
 

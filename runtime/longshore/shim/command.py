@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from longshore.linux import files, processes
 from longshore.shim import stats
-from longshore.shim.runtime import Made, RuntimeFailure
+from longshore.shim.runtime import Image, Made, RuntimeFailure
 
 _DEFAULTS = (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -79,6 +79,25 @@ class Command:
         found: list[int] | None = json.loads(self._run(["ps", "--format", "json", id], "ps"))
         return found or []
 
+    def checkpoint(self, id: str, image: Image, *, leave_running: bool) -> None:
+        rest = ["--leave-running"] if leave_running else []
+        self._run(["checkpoint", *_criu(image), *rest, id], "checkpoint")
+
+    def restore(self, bundle: str, id: str, image: Image) -> int:
+        pid_file = f"{bundle}/init.pid"
+        words = [
+            "restore",
+            *_criu(image),
+            "--detach",
+            "--no-subreaper",
+            "--bundle",
+            bundle,
+            "--pid-file",
+            pid_file,
+        ]
+        self._run([*words, id], "restore", keep_output=True)
+        return _pid(pid_file)
+
     def _run(
         self, arguments: Sequence[str], verb: str, *, stdin: bytes = b"", keep_output: bool = False
     ) -> bytes:
@@ -123,6 +142,13 @@ class Command:
             return f"unable to execute {self._arguments[0]}"
         text = output.decode(errors="replace").strip()
         return f"{text or 'unable to retrieve OCI runtime error'}: exit status {code}"
+
+
+def _criu(image: Image) -> list[str]:
+    words = ["--image-path", image.path, "--work-path", image.work]
+    words += [f"--{flag}" for flag in image.flags]
+    words += ["--manage-cgroups-mode", image.cgroups_mode] if image.cgroups_mode else []
+    return words + [word for name in image.empty_namespaces for word in ("--empty-ns", name)]
 
 
 def _execute(arguments: list[str], stdio: Sequence[int] | None) -> NoReturn:

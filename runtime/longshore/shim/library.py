@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import json
 
-from longshore.oci import create, delete, errors, kill, pause, ps, resume, start, state, update
+from longshore.oci import (
+    checkpoint,
+    create,
+    criu,
+    delete,
+    errors,
+    kill,
+    pause,
+    ps,
+    restore,
+    resume,
+    start,
+    state,
+    update,
+)
 from longshore.oci import exec as exec_
-from longshore.shim.runtime import Made, RuntimeFailure
+from longshore.shim.runtime import Image, Made, RuntimeFailure
 
 
 class Library:
@@ -73,6 +87,24 @@ class Library:
     def pids(self, id: str) -> list[int]:
         with Worded("ps"):
             return ps.pids(self._root, id)
+
+    def checkpoint(self, id: str, image: Image, *, leave_running: bool) -> None:
+        with Worded("checkpoint"):
+            checkpoint.checkpoint(self._root, id, _criu(image), leave_running=leave_running)
+
+    def restore(self, bundle: str, id: str, image: Image) -> int:
+        with Worded("restore"):
+            return restore.restore(self._root, id, bundle, _criu(image), pid_file=f"{bundle}/init.pid")
+
+
+def _criu(image: Image) -> criu.Options:
+    return criu.Options(
+        image.path,
+        image.work,
+        flags=image.flags,
+        cgroups_mode=image.cgroups_mode,
+        empty_namespaces=image.empty_namespaces,
+    )
 
 
 class Worded:

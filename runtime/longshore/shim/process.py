@@ -9,7 +9,7 @@ from longshore.shim.events import Journal
 from longshore.shim.loop import Lock, Promise
 from longshore.shim.oom import OomWatch
 from longshore.shim.reaper import Exit
-from longshore.shim.runtime import Runtime, Settings
+from longshore.shim.runtime import Image, Runtime, Settings
 from longshore.shim.stdio import Stdio, Streams
 
 
@@ -72,6 +72,8 @@ class Container:
         # For a container whose start and delete need no worker.
         self.direct: Direct | None = None
         self.mounted = False
+        # For one that shall come out of a checkpoint: until `start` it has no process.
+        self.image: Image | None = None
         self.oom: OomWatch | None = None
 
     def process(self, exec_id: str) -> Process:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from longshore.api import typeurls
 from longshore.api.errors import Error, InvalidArgument
-from longshore.api.types.runc.options.oci_pb2 import Options
+from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions, Options
 from longshore.linux import files
 
 DEFAULT_ROOT = "/run/containerd/runc"
@@ -55,6 +55,16 @@ class Made(NamedTuple):
     directory: str
 
 
+class Image(NamedTuple):
+    """Where criu's files are, and what it is told. `flags` are names of the runtimes' own options, without dashes."""
+
+    path: str
+    work: str
+    flags: tuple[str, ...] = ()
+    cgroups_mode: str = ""
+    empty_namespaces: tuple[str, ...] = ()
+
+
 class Runtime(Protocol):
     """The verbs. All raise `Error` with the runtime's words."""
 
@@ -82,6 +92,12 @@ class Runtime(Protocol):
 
     def pids(self, id: str) -> list[int]: ...
 
+    def checkpoint(self, id: str, image: Image, *, leave_running: bool) -> None:
+        """Write a running container to disk; without `leave_running` it ends."""
+
+    def restore(self, bundle: str, id: str, image: Image) -> int:
+        """A running container from disk, with our descriptors 0, 1, 2; its pid."""
+
 
 # The names that options have in the protocol, which are also those in options.json.
 _NAMES = {
@@ -106,6 +122,32 @@ def settings_from(options: Any) -> Settings:
     given = Options.FromString(options.value)
     settings = Settings(**{ours: getattr(given, theirs) for ours, theirs in _NAMES.items()})
     return settings._replace(binary="") if settings.binary == USUAL_BINARY else settings
+
+
+_CHECKPOINT_FLAGS = {
+    "open_tcp": "tcp-established",
+    "external_unix_sockets": "ext-unix-sk",
+    "terminal": "shell-job",
+    "file_locks": "file-locks",
+}
+
+
+def image_from(options: Any, path: str, work: str) -> tuple[Image, bool]:
+    """What a checkpoint's Any asks for, and whether the task shall end. Raises InvalidArgument on a type not ours."""
+    name = typeurls.type_name(options) or options.type_url
+    if name not in ("", CheckpointOptions.DESCRIPTOR.full_name):
+        raise InvalidArgument(f"unsupported checkpoint options type {options.type_url!r}: invalid argument")
+    given = CheckpointOptions.FromString(options.value)
+    image = Image(
+        path=path or given.image_path,
+        work=given.work_path or work,
+        flags=tuple(flag for field, flag in _CHECKPOINT_FLAGS.items() if getattr(given, field)),
+        cgroups_mode=given.cgroups_mode,
+        empty_namespaces=tuple(given.empty_namespaces),
+    )
+    if not image.path:
+        raise InvalidArgument("checkpoint needs a path for its images: invalid argument")
+    return image, given.exit
 
 
 def save(bundle: str, settings: Settings) -> None:

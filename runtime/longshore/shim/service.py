@@ -123,7 +123,8 @@ class Service:
         return Empty()
 
     async def _checkpoint(self, request: api.CheckpointTaskRequest) -> Message:
-        raise Unimplemented("checkpoint: not implemented")
+        await self._tasks.checkpoint(request.id, request.path, request.options)
+        return Empty()
 
     async def _kill(self, request: api.KillRequest) -> Message:
         await self._tasks.kill(request.id, request.exec_id, request.signal, all=request.all)

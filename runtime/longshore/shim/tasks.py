@@ -19,6 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from longshore.api import namespaces
@@ -35,7 +36,7 @@ from longshore.shim.loop import Loop, spawn
 from longshore.shim.oom import OomWatch
 from longshore.shim.process import Container, Process
 from longshore.shim.reaper import Exit, Reaper
-from longshore.shim.runtime import Made, Runtime, Settings
+from longshore.shim.runtime import Image, Made, Runtime, Settings
 from longshore.shim.stdio import Owner, Streams
 from longshore.shim.workers import WORKER_DIED, WorkerFailed, Workers
 
@@ -88,8 +89,6 @@ class Tasks:
     async def create(self, request: CreateTaskRequest) -> Container:
         """Make a container; its init waits for `start`."""
         namespaces.validate_identifier(request.id)
-        if request.checkpoint:
-            raise Error("restoring from a checkpoint is not supported")
         if request.id in self._containers or request.id in self._creating:
             raise AlreadyExists(f"task {request.id}: already exists")
         settings = runtime.settings_from(request.options)
@@ -107,6 +106,8 @@ class Tasks:
         container = Container(request.id, request.bundle, settings, runner, init)
         rootfs = [mounts.Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         container.mounted = bool(rootfs)
+        if request.checkpoint:
+            return await self._create_from_image(container, request, rootfs)
 
         oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -122,15 +123,25 @@ class Tasks:
                 os.close(oom_event)
                 raise
             init.pid = made["pid"]
-            container.own_pid_namespace = made["own_pid_namespace"]
-            container.cgroup_paths, container.cgroup_version = made["cgroup_paths"], made["cgroup_version"]
-            if made["directory"]:
-                cgroup = Cgroup(container.cgroup_paths, container.cgroup_version)
-                container.direct = Direct(self._loop, made["directory"], cgroup)
+            self._take(container, made)
             self._containers[container.id] = container
             self._publish(container, "/tasks/create", _created(request, init.pid))
             self._watch_oom(container, oom_event, made["oom_file"])
             self._reaper.own(init.pid, lambda ending: self._init_ended(container, ending))
+        return container
+
+    async def _create_from_image(
+        self, container: Container, request: CreateTaskRequest, rootfs: Sequence[mounts.Mount]
+    ) -> Container:
+        """As the Go shim has it: nothing runs, and there is no pid, before `start` restores it."""
+        if request.terminal:
+            raise Error("a task with a terminal can't be restored from a checkpoint")
+        if not os.path.isdir(request.checkpoint):
+            raise InvalidArgument(f"checkpoint {request.checkpoint}: no such folder: invalid argument")
+        container.image, _ = runtime.image_from(AnyMessage(), request.checkpoint, _work(container))
+        await self._workers.run(lambda: _mount_here(container, rootfs))
+        self._containers[container.id] = container
+        self._publish(container, "/tasks/create", _created(request, 0))
         return container
 
     async def _launch(
@@ -230,6 +241,8 @@ class Tasks:
             try:
                 if exec_id:
                     await self._start_exec(container, process)
+                elif container.image is not None:
+                    await self._restore(container, container.image)
                 else:
                     await self._start_init(container)
             finally:
@@ -246,6 +259,39 @@ class Tasks:
         container.init.state = "running"
         started = events.TaskStart(container_id=container.id, pid=container.init.pid)
         self._publish(container, "/tasks/start", started)
+
+    async def _restore(self, container: Container, image: Image) -> None:
+        init = container.init
+        oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+        def work(_: str) -> dict[str, Any]:
+            pid = container.runtime.restore(container.bundle, container.id, image)
+            return _made(container, pid, oom_event)
+
+        def undo() -> None:
+            container.runtime.delete(container.id, force=True)
+
+        with self._reaper.expecting():
+            try:
+                made = await self._launch(container, init, work, undo, keep=[oom_event])
+            except BaseException:
+                os.close(oom_event)
+                raise
+            container.image = None
+            init.pid = made["pid"]
+            self._take(container, made)
+            self._watch_oom(container, oom_event, made["oom_file"])
+            init.state = "running"
+            started = events.TaskStart(container_id=container.id, pid=init.pid)
+            self._publish(container, "/tasks/start", started)
+            self._reaper.own(init.pid, lambda ending: self._init_ended(container, ending))
+
+    def _take(self, container: Container, made: dict[str, Any]) -> None:
+        container.own_pid_namespace = made["own_pid_namespace"]
+        container.cgroup_paths, container.cgroup_version = made["cgroup_paths"], made["cgroup_version"]
+        if made["directory"]:
+            cgroup = Cgroup(container.cgroup_paths, container.cgroup_version)
+            container.direct = Direct(self._loop, made["directory"], cgroup)
 
     async def _start_exec(self, container: Container, process: Process) -> None:
         if container.init.ending is not None or container.init.state == "stopped":
@@ -344,7 +390,7 @@ class Tasks:
         init = container.init
         if not self._remove_directly(container):
             await self._workers.run(lambda: _remove_here(container, force=False))
-        if init.state != "stopped":
+        if init.state != "stopped" and init.pid:
             await self._loop.within(DELETE_SECONDS, init.exited)
         for process in (*container.execs.values(), init):
             await self._close(process)
@@ -400,6 +446,17 @@ class Tasks:
             await self._workers.run(lambda: container.runtime.resume(id))
             self._move(container, "running")
         self._publish(container, "/tasks/resumed", events.TaskResumed(container_id=id))
+
+    async def checkpoint(self, id: str, path: str, options: Any) -> None:
+        """Write a task to disk (CheckpointOptions as an Any); it goes on unless they say exit."""
+        container = self.container(id)
+        image, exits = runtime.image_from(options, path, _work(container))
+        async with container.init.lock:
+            container.init.check("checkpoint")
+            await self._workers.run(lambda: container.runtime.checkpoint(id, image, leave_running=not exits))
+        self._publish(
+            container, "/tasks/checkpointed", events.TaskCheckpointed(container_id=id, checkpoint=image.path)
+        )
 
     def _move(self, container: Container, state: Any) -> None:
         # It may have been killed while the worker ran.
@@ -488,6 +545,12 @@ def _kill_error(error: Error) -> Error:
     return Error(f"unknown error after kill: {error.message}")
 
 
+def _work(container: Container) -> str:
+    """Where criu's log goes when nobody says: into the work folder, which outlives the bundle's shim."""
+    folder = f"{container.bundle}/work"
+    return f"{folder if os.path.isdir(folder) else container.bundle}/criu-work"
+
+
 # In workers
 
 
@@ -495,11 +558,7 @@ def _create_here(
     container: Container, rootfs: Sequence[mounts.Mount], console_path: str, oom_event: int
 ) -> dict[str, Any]:
     settings, bundle = container.settings, container.bundle
-    runtime.save(bundle, settings)
-    if settings.shim_cgroup:
-        _move_into_cgroup(os.getppid(), settings.shim_cgroup)
-    spec = json.loads(files.read_bounded(f"{bundle}/config.json", 64 << 20))
-    mounts.mount_all(rootfs, f"{bundle}/rootfs")
+    _mount_here(container, rootfs)
     try:
         pid = container.runtime.create(
             bundle,
@@ -511,6 +570,18 @@ def _create_here(
     except BaseException:
         mounts.unmount_all(f"{bundle}/rootfs")
         raise
+    return _made(container, pid, oom_event)
+
+
+def _mount_here(container: Container, rootfs: Sequence[mounts.Mount]) -> None:
+    runtime.save(container.bundle, container.settings)
+    if container.settings.shim_cgroup:
+        _move_into_cgroup(os.getppid(), container.settings.shim_cgroup)
+    mounts.mount_all(rootfs, f"{container.bundle}/rootfs")
+
+
+def _made(container: Container, pid: int, oom_event: int) -> dict[str, Any]:
+    spec = json.loads(files.read_bounded(f"{container.bundle}/config.json", 64 << 20))
     try:
         made = container.runtime.made(container.id, pid)
     except OSError:

@@ -136,8 +136,6 @@ class Tasks:
         """As the Go shim has it: nothing runs, and there is no pid, before `start` restores it."""
         if request.terminal:
             raise Error("a task with a terminal can't be restored from a checkpoint")
-        if not os.path.isdir(request.checkpoint):
-            raise InvalidArgument(f"checkpoint {request.checkpoint}: no such folder: invalid argument")
         container.image, _ = runtime.image_from(AnyMessage(), request.checkpoint, _work(container))
         await self._workers.run(lambda: _mount_here(container, rootfs))
         self._containers[container.id] = container
@@ -574,6 +572,8 @@ def _create_here(
 
 
 def _mount_here(container: Container, rootfs: Sequence[mounts.Mount]) -> None:
+    if container.image is not None and not os.path.isdir(container.image.path):
+        raise InvalidArgument(f"checkpoint {container.image.path}: no such folder: invalid argument")
     runtime.save(container.bundle, container.settings)
     if container.settings.shim_cgroup:
         _move_into_cgroup(os.getppid(), container.settings.shim_cgroup)

@@ -52,12 +52,15 @@ from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
+from longshore.containerd.sandboxes import plugin as sandboxes
+from longshore.containerd.sandboxes.controller import Controller
 from longshore.containerd.snapshots import plugin as snapshots
 from longshore.containerd.snapshots.local import Numbers
 from longshore.containerd.snapshots.snapshotter import Snapshotter
 from longshore.containerd.streaming import plugin as streaming
 from longshore.containerd.streaming.streams import Streams
 from longshore.containerd.tasks import plugin as tasks
+from longshore.containerd.tasks.manager import Manager
 from longshore.containerd.tasks.service import TasksService
 from longshore.containerd.transfer import plugin as transfer
 from longshore.containerd.transfer.pull import Verify
@@ -104,7 +107,9 @@ class Kit:
     differ: DiffService = field(init=False)
     introspection: IntrospectionService = field(init=False)
     health: health.HealthServicer = field(init=False)
+    manager: Manager = field(init=False)
     tasks: TasksService = field(init=False)
+    sandbox_controllers: dict[str, Controller] = field(default_factory=dict)
     streams: Streams = field(init=False)
     # Asked before an image is pulled by Transfer; set by the image verifier.
     verify: Verify | None = None
@@ -204,6 +209,9 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
+    Builtin(sandboxes.CONTROLLER, "shim", sandboxes.build_controller, ("io.containerd.runtime.v2",)),
+    Builtin(_GRPC, "sandboxes", sandboxes.build_store_service, _METADATA),
+    Builtin(_GRPC, "sandbox-controllers", sandboxes.build_controller_service, (sandboxes.CONTROLLER,)),
     Builtin("io.containerd.streaming.v1", "manager", streaming.build),
     Builtin(_GRPC, "streaming", streaming.build_service, ("io.containerd.streaming.v1",)),
     Builtin("io.containerd.image-verifier.v1", "bindir", transfer.build_verifier),

@@ -8,6 +8,7 @@ from typing import Final
 from longshore.api.services.containers.v1.containers_pb2 import Container
 from longshore.api.services.images.v1.images_pb2 import Image
 from longshore.api.services.leases.v1.leases_pb2 import Lease
+from longshore.api.types.sandbox_pb2 import Sandbox
 from longshore.containerd.gc import references
 from longshore.containerd.gc.references import Edge, Owned
 from longshore.containerd.metadata import labels as labelling
@@ -99,6 +100,9 @@ def _everything(transaction: Transaction) -> Iterator[tuple[str, Owned]]:
         yield namespace, of_image(Image.FromString(record))
     for namespace, record in transaction.query("SELECT namespace, record FROM containers"):
         yield namespace, of_container(Container.FromString(record))
+    for namespace, record in transaction.query("SELECT namespace, record FROM sandboxes"):
+        sandbox = Sandbox.FromString(record)
+        yield namespace, references.of_sandbox(sandbox.sandbox_id, sandbox.labels)
     for namespace, digest, labels in transaction.query("SELECT namespace, digest, labels FROM blobs"):
         yield namespace, references.of_content(digest, labelling.loads(labels))
     for namespace, *ingest in transaction.query("SELECT namespace, ref, expected, expires FROM ingests"):

@@ -8,6 +8,7 @@ presence also marks a root as ours (see `longshore.containerd.directories`).
     containers      (namespace, id) -> record       record: serialised Container, sent to clients as it is
     images          (namespace, name) -> record     record: serialised Image; target repeated for look-ups
     leases          (namespace, id) -> record       record: serialised Lease
+    sandboxes       (namespace, id) -> record       record: serialised Sandbox
     lease_resources (namespace, lease, type, id)    type: content | ingests | images | snapshots/<snapshotter>
     blobs           (namespace, digest) -> size, times, labels
                                                     a blob's file exists once, however many namespaces know it
@@ -44,7 +45,7 @@ version is refused, an older one is migrated in one transaction at open.
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
 # Marks the file itself (PRAGMA application_id): "LSHR".
 APPLICATION_ID = 0x4C534852
@@ -84,6 +85,16 @@ CREATE TABLE used (
     at INTEGER NOT NULL,
     PRIMARY KEY (namespace, kind, id, at)
 ) WITHOUT ROWID;
+"""
+
+# What version 3 added.
+_SANDBOXES = """
+CREATE TABLE sandboxes (
+    namespace TEXT NOT NULL,
+    id TEXT NOT NULL,
+    record BLOB NOT NULL,
+    UNIQUE (namespace, id)
+);
 """
 
 SCHEMA = (
@@ -190,10 +201,12 @@ CREATE UNIQUE INDEX events_by_source ON events (instance, instance_sequence) WHE
 CREATE INDEX events_by_time ON events (journalled);
 """
     + _COLLECTION
+    + _SANDBOXES
 )
 
 # MIGRATIONS[n] turns version n + 1 into n + 2.
 MIGRATIONS: list[list[str]] = [
     # Garbage collection. The edges of what is there are derived when the collector is built: see `gc.edges.rebuild`.
     [statement for statement in _COLLECTION.split(";") if statement.strip()],
+    [_SANDBOXES],
 ]

@@ -67,6 +67,7 @@ def build(kit: Kit) -> None:
         runtimes=_runtimes(given),
         timeouts=timeouts(config.timeouts),
     )
+    kit.manager = manager
     records = Records(kit.store)
     exits = ExitsService(manager.journal)
     twin = Server(services(manager.journal))

@@ -119,7 +119,7 @@ async def test_a_sandbox_lives_and_ends(user: User, opened: grpc.aio.Channel, tm
     await user.control("Stop", sandbox_id="pod")
     assert [(await each).exit_status for each in waits] == [7, 7, 7]
     await user.control("Shutdown", sandbox_id="pod")
-    found = [await events.read() for _ in range(3)]
+    found: list[Anything] = [await events.read() for _ in range(3)]
     assert [each.topic for each in found] == [f"/sandboxes/{word}" for word in ("create", "start", "exit")]
     assert SandboxExit.FromString(found[2].event.value).exit_status == 7
     process.eventually(lambda: not _alive(started.pid), 10, "the shim is gone")

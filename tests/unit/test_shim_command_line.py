@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.any_pb2 import Any
 
+from longshore.api import typeurls
+from longshore.api.errors import Error
 from longshore.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from longshore.api.types.runc.options.oci_pb2 import Options
 from longshore.shim import main, runtime
@@ -108,3 +110,16 @@ def test_the_name_of_the_usual_runtime_means_ours(asked: str, executed: str) -> 
 
 def test_the_default_runtime_root() -> None:
     assert runtime.DEFAULT_ROOT == "/run/containerd/runc"
+
+
+def test_information_echoes_the_options() -> None:
+    found = main.info()
+    assert (found.name, found.HasField("options")) == ("io.containerd.longshore.v1", False)
+    assert "seccomp" in json.loads(found.features.value)["linux"]
+    options = typeurls.pack(Options(binary_name="/bin/echo"))
+    found = main.info(options.SerializeToString())
+    assert (found.options, found.features.value) == (options, b"features\n")
+    with pytest.raises(Error, match="/nowhere features"):
+        main.info(typeurls.pack(Options(binary_name="/nowhere")).SerializeToString())
+    with pytest.raises(main.UsageError):
+        main.info(b"\xff\xff")

@@ -2,7 +2,7 @@
 
     -namespace NS -address GRPC_SOCKET -publish-binary PATH -id ID [-debug] start
     -namespace NS -address GRPC_SOCKET -id ID -bundle PATH delete
-    -info
+    -info                                                        (runtime options on standard input)
     -v
 
 Go's flags: one dash or two, ``-flag value`` or ``-flag=value``. On success
@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
 from longshore.api import typeurls
@@ -26,7 +28,7 @@ from longshore.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapParams, Bo
 from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
 from longshore.api.types.introspection_pb2 import RuntimeInfo
 from longshore.linux import seal
-from longshore.shim import remove, start
+from longshore.shim import remove, runtime, start
 from longshore.zygote import place
 
 NAME = "io.containerd.longshore.v1"
@@ -88,7 +90,8 @@ def _run(arguments: Arguments) -> int:
         print(f"containerd-shim-longshore-v1:\n  Version:  {_version()}")
         return 0
     if arguments["info"]:
-        _write(info().SerializeToString())
+        given = b"" if sys.stdin.isatty() else sys.stdin.buffer.read(_STDIN_LIMIT)
+        _write(info(given).SerializeToString())
         return 0
     if not arguments["namespace"]:
         raise UsageError("shim namespace cannot be empty")
@@ -197,15 +200,31 @@ def _delete(arguments: Arguments) -> None:
     _write(response.SerializeToString())
 
 
-def info() -> RuntimeInfo:
-    """What PluginInfo shows of this runtime."""
-    from longshore.oci import features
-
+def info(given: bytes = b"") -> RuntimeInfo:
+    """What PluginInfo shows of this runtime with these options (an Any, from standard input; they are echoed)."""
+    try:
+        options = AnyMessage.FromString(given)
+    except DecodeError:
+        raise UsageError("standard input holds no runtime options") from None
+    settings = runtime.settings_from(options)
     found = RuntimeInfo(name=NAME)
     found.version.version = _version()
     found.features.type_url = typeurls.FEATURES
-    found.features.value = json.dumps(features.features()).encode()
+    found.features.value = _features(settings.binary)
+    if options.type_url:
+        found.options.CopyFrom(options)
     return found
+
+
+def _features(binary: str) -> bytes:
+    if not binary:
+        from longshore.oci import features
+
+        return json.dumps(features.features()).encode()
+    try:
+        return subprocess.run([binary, "features"], capture_output=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Error(f"{binary} features: {error}") from None
 
 
 def _version() -> str:

@@ -39,11 +39,11 @@ def test_types() -> None:
 
 
 def test_lint() -> None:
-    run(SCRIPTS / "ruff", "check", ".")
+    run(SCRIPTS / "ruff", "check", "--no-cache", ".")
 
 
 def test_format() -> None:
-    run(SCRIPTS / "ruff", "format", "--check", ".")
+    run(SCRIPTS / "ruff", "format", "--no-cache", "--check", ".")
 
 
 def test_who_imports_whom() -> None:

@@ -11,12 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from longshore.client.sync import Client
-    from longshore.client.tasks import ExitStatus
-
     from longshore.client import spec
     from longshore.client.client import AsyncClient
     from longshore.client.io import PIPE, LogURI, Null, Pipes
+    from longshore.client.sync import Client
+    from longshore.client.tasks import ExitStatus
 
 _HOMES = {
     "AsyncClient": "longshore.client.client",

@@ -153,7 +153,8 @@ class Scheduler:
         while True:
             delay = self._delay()
             try:
-                await asyncio.wait_for(self._wake.wait(), min(delay, _NAP))
+                async with asyncio.timeout(min(delay, _NAP)):
+                    await self._wake.wait()
                 self._wake.clear()
             except TimeoutError:
                 if delay <= _NAP:

@@ -9,9 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-from support import leaks, require
+from support import leaks, require, soak
 from support.folders import short_folder
+
+# The same examples at every run: a test that fails now and then is no gate. `make soak` looks further.
+settings.register_profile("test", derandomize=True, database=None, deadline=None)
+settings.register_profile("soak", max_examples=2000, database=None, deadline=None)
+settings.load_profile("soak" if soak.SOAK else "test")
 
 OWN_FOLDER = pytest.StashKey[str]()
 

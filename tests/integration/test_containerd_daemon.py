@@ -111,6 +111,7 @@ def test_a_signal_shows_what_every_thread_does() -> None:
 
 def test_json_logs() -> None:
     with Longshore(arguments=["--log-format", "json"]) as daemon:
+        _wait_until(lambda: "containerd successfully booted" in daemon.log.read_text())
         lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
     assert any(line["event"] == "containerd successfully booted" for line in lines)
 

@@ -50,6 +50,8 @@ from longshore.containerd.images.service import ImagesService
 from longshore.containerd.introspection.service import IntrospectionService
 from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
+from longshore.containerd.mounts import plugin as mounts
+from longshore.containerd.mounts.manager import Activations
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
 from longshore.containerd.sandboxes import plugin as sandboxes
@@ -111,6 +113,7 @@ class Kit:
     tasks: TasksService = field(init=False)
     sandbox_controllers: dict[str, Controller] = field(default_factory=dict)
     streams: Streams = field(init=False)
+    activations: Activations = field(init=False)
     # Asked before an image is pulled by Transfer; set by the image verifier.
     verify: Verify | None = None
     transfer: TransferService = field(init=False)
@@ -212,6 +215,8 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(sandboxes.CONTROLLER, "shim", sandboxes.build_controller, ("io.containerd.runtime.v2",)),
     Builtin(_GRPC, "sandboxes", sandboxes.build_store_service, _METADATA),
     Builtin(_GRPC, "sandbox-controllers", sandboxes.build_controller_service, (sandboxes.CONTROLLER,)),
+    Builtin(mounts.TYPE, "sqlite", mounts.build),
+    Builtin(_GRPC, "mounts", mounts.build_service, (mounts.TYPE,)),
     Builtin("io.containerd.streaming.v1", "manager", streaming.build),
     Builtin(_GRPC, "streaming", streaming.build_service, ("io.containerd.streaming.v1",)),
     Builtin("io.containerd.image-verifier.v1", "bindir", transfer.build_verifier),

@@ -281,6 +281,15 @@ _members = st.one_of(
 _layers = st.lists(st.lists(_members, max_size=6), min_size=1, max_size=4)
 
 
+def test_a_link_of_a_lower_layer_that_the_layer_replaces_leads_nowhere_any_more(tmp_path: Path) -> None:
+    lower = layer(symlink("a", "."), symlink("b", "a"))
+    upper = layer(member("b/b/a", data=b"1"), member("b/b/a", data=b"1"))
+    with pytest.raises(NotADirectoryError):
+        plain(tmp_path, [lower, upper])
+    with pytest.raises(NotADirectoryError):
+        stacked(tmp_path, [lower, upper])
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_layers)
 def test_any_layers(

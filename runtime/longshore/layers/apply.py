@@ -83,6 +83,7 @@ class _Applier:
         self._xattr_prefix = xattr_prefix
         self._open: dict[bytes, _Directory] = {}
         self._retired: list[int] = []
+        self._through_links = False
         self._made: dict[trees.Identity, set[bytes]] = {}
         self._root_identity = trees.identity(os.fstat(root))
         self._holders = {self._root_identity}  # directories at or below which we made something
@@ -133,6 +134,10 @@ class _Applier:
         directory = self._parent(parent)
         self._makers[entry.kind](directory, name, path, entry)
         directory.names.add(name)
+        if self._through_links:
+            # What was just made may hide a lower layer's link that a cached path went through.
+            self._through_links = False
+            self._forget_all()
 
     # -- kinds ----------------------------------------------------------------------------------------------
 
@@ -528,6 +533,7 @@ class _Applier:
                     walked.append(name)
                     continue
                 links += 1
+                self._through_links = self._lowers is not None
                 if links > _MAX_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if link.startswith(b"/"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +25,13 @@ OWN_FOLDER = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """tmp_path lies in a folder of this run alone: pytest's own habit is to leave the last three behind."""
+    """End in order, and leave no folders.
+
+    SIGTERM (what `timeout` and CI send) ends the run as Ctrl-C does: with the
+    fixtures' clean-up. tmp_path lies in a folder of this run alone: pytest's
+    own habit is to leave the last three behind.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not config.option.basetemp:
         folder = tempfile.mkdtemp(prefix="lt-", dir="/tmp")
         config.option.basetemp = f"{folder}/t"
@@ -31,10 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Kept after a failure, to be looked at."""
+    """LONGSHORE_KEEP=1 keeps them, to be looked at."""
     folder = session.config.stash.get(OWN_FOLDER, "")
-    if folder and exitstatus == pytest.ExitCode.OK:
-        shutil.rmtree(folder)
+    if folder and not os.environ.get("LONGSHORE_KEEP"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -101,7 +101,7 @@ def test_hints() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("images", "convert", "x"), ("content", "fetch", "x"), ("tasks", "checkpoint", "x")]
+    "words", [("sandboxes", "ls"), ("run", "--cni", "x", "y"), ("tasks", "checkpoint", "x")]
 )
 def test_what_is_not_built_says_so(words: tuple[str, ...]) -> None:
     done = ctr(*words)

@@ -89,7 +89,8 @@ def test_refusals() -> None:
         lambda: namespace("network"),
         lambda: id_map("0:1"),
         lambda: signal_number("SIGNOPE"),
-        lambda: parsed("--seccomp").options(),
+        lambda: parsed("--gpus", "1"),
+        lambda: parsed("--cni"),
         lambda: parsed("--seccomp-profile", "/p").options(),
         lambda: chosen_io(tty=True, null_io=True, log_uri=""),
     ):
@@ -100,3 +101,28 @@ def test_refusals() -> None:
 @pytest.mark.parametrize(("text", "number"), [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+1", 35)])
 def test_signals(text: str, number: int) -> None:
     assert signal_number(text) == number
+
+
+def test_the_default_seccomp_profile_sees_the_capabilities_asked_for() -> None:
+    def mounts(*words: str) -> bool:
+        rules = built("--seccomp", *words)["linux"]["seccomp"]["syscalls"]
+        return any("mount" in rule["names"] for rule in rules)
+
+    assert not mounts() and mounts("--cap-add", "CAP_SYS_ADMIN")
+
+
+def test_privileged_brings_the_hosts_devices_unless_told_otherwise() -> None:
+    assert built("--privileged")["linux"]["devices"]
+    assert "devices" not in built("--privileged", "--privileged-without-host-devices")["linux"]
+
+
+def test_labels_of_the_snapshot() -> None:
+    wishes = parsed(
+        "--uidmap", "0:1000:10", "--gidmap", "0:2000:10", "--remap-labels", "--snapshotter-label", "a=b"
+    )
+    assert wishes.snapshot_labels() == {
+        "a": "b",
+        "containerd.io/snapshot/uidmapping": "0:1000:10",
+        "containerd.io/snapshot/gidmapping": "0:2000:10",
+    }
+    assert parsed().snapshot_labels() == {}

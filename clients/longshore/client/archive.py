@@ -14,7 +14,7 @@ import posixpath
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
@@ -165,13 +165,19 @@ def recorded_name(name: str, base_name: str) -> str:
 
 
 async def import_archive(
-    client: AsyncClient, archive: IO[bytes], *, base_name: str, digests: bool, index_name: str
+    client: AsyncClient,
+    archive: IO[bytes],
+    *,
+    base_name: str,
+    digests: bool,
+    index_name: str,
+    skip_digest_for_named: bool = False,
 ) -> list[Image]:
     """See `Images.import_archive`."""
 
     def names(found: Named) -> list[str]:
         recorded = [recorded_name(found.name, base_name)]
-        if digests:
+        if digests and not (skip_digest_for_named and found.name):
             recorded.append(f"{base_name or 'import'}@{found.target.digest}")
         return [name for name in recorded if name]
 
@@ -183,7 +189,32 @@ async def import_archive(
     return [type(image)(client, image.record) for image in images]
 
 
-async def export_archive(client: AsyncClient, names: Sequence[str], archive: IO[bytes]) -> None:
+class Wanted(NamedTuple):
+    """What of an index goes into an archive: one platform, all that are here, or (`every`) all."""
+
+    platform: oci.Platform | None
+    every: bool
+    foreign: bool
+
+    def children(self, document: dict[str, Any]) -> list[Descriptor]:
+        if "manifests" not in document:
+            found = oci.children(document)
+            return found if self.foreign else [child for child in found if not oci.is_foreign(child)]
+        return [
+            oci.descriptor(entry)
+            for entry in document["manifests"] or []
+            if self.platform is None or oci.matches(self.platform, entry.get("platform"))
+        ]
+
+
+async def export_archive(
+    client: AsyncClient,
+    names: Sequence[str],
+    archive: IO[bytes],
+    *,
+    wanted: Wanted,
+    docker_manifest: bool = True,
+) -> None:
     """See `Images.export_archive`."""
     with tarfile.open(fileobj=archive, mode="w|", format=tarfile.GNU_FORMAT) as tar:
         _add(tar, "oci-layout", json.dumps(LAYOUT).encode())
@@ -191,10 +222,12 @@ async def export_archive(client: AsyncClient, names: Sequence[str], archive: IO[
         entries: list[dict[str, Any]] = []
         docker: list[dict[str, Any]] = []
         for name in names:
-            image = await client.images.get(name)
-            await _export_tree(client, tar, image.target, written)
+            image = await client.images.get(name, platform=wanted.platform)
+            await _export_tree(client, tar, image.target, written, wanted)
             annotations = {oci.NAME_ANNOTATION: name, oci.REF_ANNOTATION: name.rpartition(":")[2]}
             entries.append({**_plain(image.target), "annotations": annotations})
+            if not docker_manifest:
+                continue
             manifest = await image.manifest()
             docker.append(
                 {
@@ -205,7 +238,8 @@ async def export_archive(client: AsyncClient, names: Sequence[str], archive: IO[
             )
         index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": entries}
         _add(tar, "index.json", json.dumps(index).encode())
-        _add(tar, "manifest.json", json.dumps(docker).encode())
+        if docker:
+            _add(tar, "manifest.json", json.dumps(docker).encode())
 
 
 def _plain(blob: Descriptor) -> dict[str, Any]:
@@ -224,18 +258,18 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 async def _export_tree(
-    client: AsyncClient, tar: tarfile.TarFile, blob: Descriptor, written: set[str]
+    client: AsyncClient, tar: tarfile.TarFile, blob: Descriptor, written: set[str], wanted: Wanted
 ) -> None:
     if blob.digest in written:
         return
     written.add(blob.digest)
     if blob.media_type in oci.INDEXES | oci.MANIFESTS:
         data = await client.content.read(blob.digest)
-        for child in oci.children(json.loads(data)):
+        for child in wanted.children(json.loads(data)):
             try:
-                await _export_tree(client, tar, child, written)
+                await _export_tree(client, tar, child, written, wanted)
             except NotFound:
-                if blob.media_type in oci.MANIFESTS:
+                if blob.media_type in oci.MANIFESTS or wanted.every:
                     raise
         _add(tar, _path(blob.digest), data)
         return

@@ -131,6 +131,7 @@ class Containers:
         runtime: str = defaults.RUNTIME,
         runtime_options: Message | None = None,
         snapshotter: str = "",
+        snapshot_labels: Mapping[str, str] | None = None,
         platform: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> Container:
@@ -139,7 +140,7 @@ class Containers:
         From the image come command, environment, working directory and user;
         `args` replace its command, `user` its user (names are looked up in the
         root file system), `options` edit what comes out, in order. A ready
-        `spec` is taken as it is. Raises AlreadyExists, NotFound (the image).
+        `spec` is taken as it is. `snapshot_labels` are for the snapshotter. Raises AlreadyExists, NotFound (the image).
         """
         record = Record(id=id, image=image, labels=labels or {}, runtime=pb.Container.Runtime(name=runtime))
         if runtime_options is not None:
@@ -147,7 +148,7 @@ class Containers:
         namespace = self._client.namespace
         async with self._client.leased() if image else nullcontext(self._client) as client:
             if image:
-                settings = await _prepare_image(client, record, image, snapshotter, platform)
+                settings = await _prepare_image(client, record, image, snapshotter, platform, snapshot_labels)
                 options = (specs.with_image_config(settings, args), *options)
                 user = user or (settings.get("config") or {}).get("User") or ""
             elif rootfs:
@@ -206,7 +207,12 @@ class Containers:
 
 
 async def _prepare_image(
-    client: AsyncClient, record: Record, name: str, snapshotter: str, platform: str
+    client: AsyncClient,
+    record: Record,
+    name: str,
+    snapshotter: str,
+    platform: str,
+    snapshot_labels: Mapping[str, str] | None,
 ) -> Mapping[str, Any]:
     """Make the container's snapshot on the image's layers, label the record, answer the image's configuration."""
     from longshore.client.oci import parse_platform
@@ -221,7 +227,7 @@ async def _prepare_image(
     if stop_signal:
         record.labels[STOP_SIGNAL_LABEL] = stop_signal
     parent = await image.unpack(record.snapshotter)
-    await client.snapshots(record.snapshotter).prepare(record.id, parent)
+    await client.snapshots(record.snapshotter).prepare(record.id, parent, snapshot_labels)
     record.snapshot_key = record.id
     return config
 

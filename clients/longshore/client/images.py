@@ -115,6 +115,12 @@ class Image:
         for child in oci.children(document):
             await self._walk(child, visit)
 
+    async def layers(self) -> list[tuple[Descriptor, str]]:
+        """Each layer from the bottom, and the name of the snapshot that it becomes."""
+        chain = oci.chain_ids((await self.config())["rootfs"]["diff_ids"])
+        layers = (await self.manifest()).get("layers") or []
+        return [(oci.descriptor(layer), name) for layer, name in zip(layers, chain, strict=False)]
+
     async def is_unpacked(self, snapshotter: str) -> bool:
         chain = await self.chain_id()
         if not chain:
@@ -296,27 +302,77 @@ class Images:
             progress=progress,
         )
 
+    async def convert(
+        self,
+        source: str,
+        target: str,
+        *,
+        uncompress: bool = False,
+        oci_types: bool = False,
+        platform: oci.Platform | None = None,
+        all_platforms: bool = False,
+    ) -> Image:
+        """Store an image again in another form, and record it as `target`.
+
+        `uncompress` makes layers plain tars, `oci_types` turns Docker's media
+        types into OCI's. Of an index the host's platform is taken, or
+        `platform`, or all of them (then all must be here). Raises NotFound,
+        DataLoss (a damaged layer).
+        """
+        from longshore.client.convert import Form, convert
+
+        wanted = None if all_platforms else platform or oci.host_platform()
+        return await convert(self._client, source, target, Form(uncompress, oci_types, wanted))
+
     async def import_archive(
-        self, archive: IO[bytes], *, base_name: str = "", digests: bool = False, index_name: str = ""
+        self,
+        archive: IO[bytes],
+        *,
+        base_name: str = "",
+        digests: bool = False,
+        skip_digest_for_named: bool = False,
+        index_name: str = "",
     ) -> list[Image]:
         """Read an OCI or Docker archive (also compressed, also a pipe) and record its images.
 
         Names without a domain get `base_name` before them; with `digests`
-        each image is also recorded as ``base_name@digest``; `index_name` also
+        each image is also recorded as ``base_name@digest``, or with
+        `skip_digest_for_named` only those without a name; `index_name` also
         names the archive's whole index. Raises InvalidArgument for what is no
         archive. Unpacking is a step of its own.
         """
         from longshore.client.archive import import_archive
 
         return await import_archive(
-            self._client, archive, base_name=base_name, digests=digests, index_name=index_name
+            self._client,
+            archive,
+            base_name=base_name,
+            digests=digests,
+            skip_digest_for_named=skip_digest_for_named,
+            index_name=index_name,
         )
 
-    async def export_archive(self, names: Sequence[str], archive: IO[bytes]) -> None:
-        """Write images as one archive that is OCI layout and Docker archive in one. Raises NotFound."""
-        from longshore.client.archive import export_archive
+    async def export_archive(
+        self,
+        names: Sequence[str],
+        archive: IO[bytes],
+        *,
+        platform: oci.Platform | None = None,
+        all_platforms: bool = False,
+        docker_manifest: bool = True,
+        foreign_layers: bool = True,
+    ) -> None:
+        """Write images as one archive that is OCI layout and Docker archive in one. Raises NotFound.
 
-        await export_archive(self._client, names, archive)
+        Of an index goes what is here: with `platform` only that, with
+        `all_platforms` everything, or NotFound. `docker_manifest` false leaves
+        out what makes it a Docker archive, `foreign_layers` false the layers
+        whose makers don't want them distributed.
+        """
+        from longshore.client.archive import Wanted, export_archive
+
+        wanted = Wanted(platform, all_platforms, foreign_layers)
+        await export_archive(self._client, names, archive, wanted=wanted, docker_manifest=docker_manifest)
 
     async def list(self, filters: Sequence[str] = ()) -> list[Image]:
         """Filters know name, target.digest, target.mediatype and labels.*."""

@@ -87,6 +87,11 @@ def children(document: Mapping[str, Any]) -> list[Descriptor]:
     return [descriptor(entry) for entry in [*config, *(document.get("layers") or [])]]
 
 
+def is_foreign(blob: Descriptor) -> bool:
+    """Whether it is a layer whose makers don't want it distributed."""
+    return "nondistributable" in blob.media_type or "foreign" in blob.media_type
+
+
 def gc_labels(document: Mapping[str, Any]) -> dict[str, str]:
     """The labels that keep a document's children alive: config, then l.0, l.1 ... or m.0, m.1 ..."""
     if "manifests" in document:

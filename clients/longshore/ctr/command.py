@@ -132,21 +132,30 @@ def failure(error: errors.Error, settings: Settings) -> Failure:
 class Nouns(click.Group):
     """A group whose members are found by name in a table and imported when called.
 
-    The table holds ``name: ("module:attribute", help)``; aliases point into it.
+    The table holds ``name: ("module:attribute", help)``; aliases point into it. `unbuilt` are nouns of the
+    original that we don't have, each with what to do instead.
     """
 
     def __init__(
-        self, *args: Any, members: dict[str, tuple[str, str]], aliases: dict[str, str], **attributes: Any
+        self,
+        *args: Any,
+        members: dict[str, tuple[str, str]],
+        aliases: dict[str, str],
+        unbuilt: dict[str, str],
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
         self._members = members
         self._aliases = aliases
+        self._unbuilt = unbuilt
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._members)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = self._members.get(self._aliases.get(cmd_name, cmd_name))
+        if cmd_name in self._unbuilt:
+            raise Failure(f"{cmd_name} is not built yet", self._unbuilt[cmd_name])
         if entry is None:
             return None
         module, _, attribute = entry[0].partition(":")

@@ -9,6 +9,8 @@ import click
 
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Verbs, command, parse_labels
+from longshore.ctr.content_edit import edit, prune
+from longshore.ctr.content_remote import fetch, fetch_blob, fetch_object, push_object
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,18 +18,7 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
 
 
-_REGISTRY = "`images pull` and `images push` move whole images, `content ingest` stores what you have"
-UNBUILT = {
-    "edit": "`content get`, an editor, `content ingest`",
-    "fetch": _REGISTRY,
-    "fetch-object": _REGISTRY,
-    "fetch-blob": _REGISTRY,
-    "push-object": _REGISTRY,
-    "prune": "`content rm` removes by digest",
-}
-
-
-@click.group("content", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
+@click.group("content", cls=Verbs, aliases={**LIST, **REMOVE})
 def content() -> None:
     """Manage blobs: what images are made of."""
 
@@ -56,8 +47,14 @@ async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str,
     tables.show(("DIGEST", "SIZE", "AGE", "LABELS"), rows, form=form, objects=objects)
 
 
-@command(tables.format_option, click.argument("pattern", default=""), name="active")
-async def active(client: AsyncClient, form: str, pattern: str) -> None:
+@command(
+    click.option("-t", "--timeout", default="", hidden=True),
+    click.option("--root", default="", hidden=True),
+    tables.format_option,
+    click.argument("pattern", default=""),
+    name="active",
+)
+async def active(client: AsyncClient, timeout: str, root: str, form: str, pattern: str) -> None:
     """List what is being written."""
     found = await client.content.statuses([f"ref~={pattern}"] if pattern else [])
     rows = [(s.ref, tables.decimal_size(s.offset), tables.since(s.started_at)) for s in found]
@@ -108,5 +105,8 @@ async def label(client: AsyncClient, digest: str, labels: tuple[str, ...]) -> No
     click.echo(tables.labels(info.labels))
 
 
-for verb in (list_, active, get, ingest, delete, label):
+for verb in (
+    *(list_, active, get, ingest, delete, label, edit, prune),
+    *(fetch, fetch_object, fetch_blob, push_object),
+):
     content.add_command(verb)

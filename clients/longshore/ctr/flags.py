@@ -41,6 +41,27 @@ def _number(*names: str, help: str) -> Declaration:
     return click.option(*names, type=int, default=None, help=help)
 
 
+# Options of the original that we don't have, and what to do instead.
+UNBUILT = {
+    "--apparmor-default-profile": "load a profile, and name it with --apparmor-profile",
+    "--blockio-class": "no block I/O classes yet",
+    "--blockio-config-file": "no block I/O classes yet",
+    "--cni": "take --net-host or --with-ns network:PATH",
+    "--gpus": "give the devices with --device",
+    "--sandbox": "no sandboxes yet",
+}
+FLAGS_WITHOUT_VALUE = frozenset(("--cni",))
+
+
+def _unbuilt(name: str) -> Declaration:
+    def refuse(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            raise Failure(f"{name} is not built yet", UNBUILT[name])
+
+    bare = name in FLAGS_WITHOUT_VALUE
+    return click.option(name, hidden=True, expose_value=False, is_flag=bare, callback=refuse)
+
+
 container_options: tuple[Declaration, ...] = (
     _flag("--rootfs", help="The first argument is a directory of the host, no image."),
     _text("--snapshotter", help="Snapshotter.", envvar="CONTAINERD_SNAPSHOTTER"),
@@ -61,10 +82,12 @@ container_options: tuple[Declaration, ...] = (
         help="A file of NAME=value lines.",
     ),
     _texts("--label", help="key=value on the container."),
+    _texts("--snapshotter-label", help="key=value on its snapshot."),
     _texts("--annotation", help="key=value in the specification."),
     _texts("--mount", help="type=bind,src=/tmp,dst=/host,options=rbind:ro"),
     _flag("--net-host", help="Share the host's network."),
     _flag("--privileged", help="All capabilities and devices, nothing masked."),
+    _flag("--privileged-without-host-devices", help="With --privileged: none of the host's device nodes."),
     _flag("--read-only", help="Read-only root file system."),
     _text("--runtime", help="Runtime name, or the path of a shim."),
     _text("--runtime-config-path", help="A configuration for runtimes other than runc."),
@@ -77,8 +100,8 @@ container_options: tuple[Declaration, ...] = (
     click.option("--memory-limit", type=int, default=None, help="Bytes."),
     _texts("--cap-add", help="CAP_..., or ALL."),
     _texts("--cap-drop", help="CAP_..., or ALL."),
-    _flag("--seccomp", help="With --seccomp-profile."),
-    _text("--seccomp-profile", help="A profile of the runtime specification's form."),
+    _flag("--seccomp", help="Filter system calls, by the default profile."),
+    _text("--seccomp-profile", help="With --seccomp: a profile of the runtime specification's form."),
     _text("--apparmor-profile", help="An AppArmor profile that the kernel has."),
     _text("--hostname", help="Host name."),
     _text("-u", "--user", help="Name or number, with :group."),
@@ -89,9 +112,13 @@ container_options: tuple[Declaration, ...] = (
     _text("--cpuset-cpus", help="CPUs, like 0-2."),
     _text("--cpuset-mems", help="Memory nodes."),
     _number("--rlimit-nofile", help="Open files, soft and hard."),
-    _texts("--device", help="A device of the host."),
+    _texts("--device", help="A device of the host, or a folder of them."),
+    _text("--rdt-class", help="A class of Intel's cache and bandwidth control."),
+    _text("--rootfs-propagation", help="How mounts travel: private, rslave, shared, ..."),
     _texts("--uidmap", help="container:host:length, in a user namespace."),
     _texts("--gidmap", help="container:host:length."),
+    _flag("--remap-labels", help="Tell the snapshotter of --uidmap and --gidmap by labels."),
+    *map(_unbuilt, UNBUILT),
     _flag("--no-pivot", help="chroot instead of pivot_root."),
     click.option("--cgroup", default=None, help="cgroup path; an empty one leaves it to the runtime."),
 )
@@ -122,6 +149,7 @@ class Wishes:
         switches = (
             (self.tty, spec.with_tty),
             (self.privileged, spec.with_privileged),
+            (self.privileged and not self.privileged_without_host_devices, spec.with_host_devices),
             (self.net_host, spec.with_host_network),
             (self.allow_new_privs, spec.with_new_privileges),
             (self.read_only, spec.with_readonly_root),
@@ -136,6 +164,8 @@ class Wishes:
             (self.memory_limit, spec.with_memory_limit),
             (self.apparmor_profile, spec.with_apparmor),
             (self.cpus, spec.with_cpus),
+            (self.rdt_class, spec.with_rdt_class),
+            (self.rootfs_propagation, spec.with_rootfs_propagation),
         )
         edits += [make(value) for value, make in texts if value]
         if self.annotation:
@@ -162,19 +192,33 @@ class Wishes:
             uid_maps, gid_maps = map(id_map, self.uidmap), map(id_map, self.gidmap)
             edits.append(spec.with_user_namespace(list(uid_maps), list(gid_maps)))
         if self.seccomp or self.seccomp_profile:
-            edits.append(spec.with_seccomp(self._seccomp()))
+            edits.append(self._seccomp())
         if self.cgroup is not None:
             edits.append(spec.with_cgroup(self.cgroup))
         return edits
 
-    def _seccomp(self) -> Mapping[str, Any]:
+    def _seccomp(self) -> Option:
+        from longshore.client import spec
+
         if not self.seccomp:
             raise Failure("--seccomp-profile needs --seccomp")
         if not self.seccomp_profile:
-            raise Failure("--seccomp needs --seccomp-profile", "there is no default profile yet")
+            return spec.with_default_seccomp
         with open(self.seccomp_profile) as file:
-            profile: dict[str, Any] = json.load(file)
-        return profile
+            try:
+                return spec.with_seccomp(json.load(file))
+            except ValueError as error:
+                raise Failure(f"{self.seccomp_profile} is no JSON: {error}") from None
+
+    def snapshot_labels(self) -> dict[str, str]:
+        """What the snapshotter is told."""
+        labels = parse_labels(self.snapshotter_label)
+        if self.remap_labels:
+            for key, maps in (("uidmapping", self.uidmap), ("gidmapping", self.gidmap)):
+                labels[f"containerd.io/snapshot/{key}"] = ",".join(
+                    ":".join(map(str, id_map(text))) for text in maps
+                )
+        return labels
 
     def runtime_options(self) -> Message | None:
         """What the runtime gets: runc's options, or those of a shim with a configuration file."""
@@ -226,6 +270,7 @@ async def create_container(client: AsyncClient, wishes: Wishes, words: Sequence[
     if wishes.rootfs:
         return await client.containers.create(id, *wishes.options(), rootfs=directory(source), **common)
     common |= {"snapshotter": wishes.snapshotter, "platform": wishes.platform}
+    common |= {"snapshot_labels": wishes.snapshot_labels()}
     return await client.containers.create(id, *wishes.options(), image=source, **common)
 
 

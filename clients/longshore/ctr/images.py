@@ -11,10 +11,12 @@ from longshore.api.errors import NotFound
 from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
+from longshore.ctr.images_mount import mount, unmount
 from longshore.ctr.images_pull import pull
 from longshore.ctr.images_push import push
 
 if TYPE_CHECKING:
+    from longshore.api.types.descriptor_pb2 import Descriptor
     from longshore.client.client import AsyncClient
     from longshore.client.images import Image
 
@@ -23,16 +25,7 @@ snapshotter_option = click.option(
 )
 
 
-UNBUILT = {
-    "convert": "another tool must convert before `images import`",
-    "mount": "`snapshots prepare -t TARGET KEY PARENT` prints how to mount one",
-    "unmount": "umount TARGET, then `snapshots rm KEY`",
-    "usage": "`snapshots usage` shows each snapshot's",
-    "prune": "`images rm` removes by name",
-}
-
-
-@click.group("images", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
+@click.group("images", cls=Verbs, aliases={**LIST, **REMOVE})
 def images() -> None:
     """Manage images."""
 
@@ -93,7 +86,7 @@ async def check(
     """See whether images are whole and unpacked."""
     rows = []
     for image in await client.images.list(filters):
-        needed = await image.blobs()
+        needed = await needed_blobs(image)
         have = [blob for blob in needed if await present(client, blob.digest)]
         size, total = sum(b.size for b in have), sum(b.size for b in needed)
         whole = len(have) == len(needed) and bool(needed)
@@ -107,6 +100,16 @@ async def check(
         rows.append((image.name, image.target.media_type, image.target.digest, status, sizes, unpacked))
     if not quiet:
         tables.show(("REF", "TYPE", "DIGEST", "STATUS", "SIZE", "UNPACKED"), rows, form=form)
+
+
+async def needed_blobs(image: Image) -> list[Descriptor]:
+    """What a container needs of an image: the configuration and the layers of the host's manifest; [] if unknown."""
+    from longshore.client.oci import children
+
+    try:
+        return children(await image.manifest())
+    except NotFound:
+        return []
 
 
 async def present(client: AsyncClient, digest: str) -> bool:
@@ -130,11 +133,15 @@ def opened(path: str, mode: str) -> IO[bytes]:
 @command(
     click.option("--base-name", default="", help="Goes before names without one."),
     click.option("--digests", is_flag=True, help="Also record each image under its digest."),
+    click.option("--skip-digest-for-named", is_flag=True, help="With --digests: only those without a name."),
     click.option("--index-name", default="", help="Also record the archive's index."),
     click.option("--all-platforms", is_flag=True, help="Accepted: everything in the archive is stored."),
     click.option("--platform", default="", help="Unpack for another platform than the host's."),
     click.option("--no-unpack", is_flag=True, help="Only store."),
+    click.option("--compress-blobs", is_flag=True, hidden=True),
+    click.option("--discard-unpacked-layers", is_flag=True, help="Once unpacked, let the layers' blobs go."),
     click.option("--local", is_flag=True, hidden=True),
+    click.option("--sync-fs", is_flag=True, hidden=True),
     snapshotter_option,
     click.argument("archive", metavar="FILE|-"),
     name="import",
@@ -143,21 +150,32 @@ async def import_(
     client: AsyncClient,
     base_name: str,
     digests: bool,
+    skip_digest_for_named: bool,
     index_name: str,
     all_platforms: bool,
     platform: str,
     no_unpack: bool,
+    compress_blobs: bool,
+    discard_unpacked_layers: bool,
     local: bool,
+    sync_fs: bool,
     snapshotter: str,
     archive: str,
 ) -> None:
     """Read images from an OCI or Docker archive, and unpack them."""
     from longshore.client.oci import parse_platform
+    from longshore.ctr.content_edit import drop_layer_references
 
+    if compress_blobs:
+        raise Failure("--compress-blobs is not built yet", "blobs are stored as the archive has them")
     async with client.leased() as leased:
         with opened(archive, "rb") as file:
             found = await leased.images.import_archive(
-                file, base_name=base_name, digests=digests, index_name=index_name
+                file,
+                base_name=base_name,
+                digests=digests,
+                skip_digest_for_named=skip_digest_for_named,
+                index_name=index_name,
             )
         if not found:
             raise Failure("the archive names no image", "give it a name with --base-name or --digests")
@@ -170,34 +188,68 @@ async def import_(
             click.echo(f"unpacking {image.name} ({image.target.digest})...", nl=False)
             await image.unpack(snapshotter)
             click.echo("done")
+            if discard_unpacked_layers:
+                for blob in await image.blobs():
+                    await drop_layer_references(leased, await leased.content.info(blob.digest))
 
 
 @command(
-    click.option("--platform", default="", hidden=True),
-    click.option("--all-platforms", is_flag=True, hidden=True),
+    click.option("--platform", default="", help="Only this one of an index; by default all that are here."),
+    click.option("--all-platforms", is_flag=True, help="Every platform of an index: all must be here."),
+    click.option("--skip-manifest-json", is_flag=True, help="Leave out what Docker reads."),
+    click.option("--skip-non-distributable", is_flag=True, help="Leave out layers meant to stay elsewhere."),
+    click.option("--local", is_flag=True, hidden=True),
     click.argument("archive", metavar="FILE|-"),
     click.argument("names", nargs=-1, required=True),
     name="export",
 )
 async def export(
-    client: AsyncClient, platform: str, all_platforms: bool, archive: str, names: tuple[str, ...]
+    client: AsyncClient,
+    platform: str,
+    all_platforms: bool,
+    skip_manifest_json: bool,
+    skip_non_distributable: bool,
+    local: bool,
+    archive: str,
+    names: tuple[str, ...],
 ) -> None:
     """Write images as an archive that is OCI layout and Docker archive in one."""
+    from longshore.client.oci import parse_platform
+
     for name in names:
         await client.images.get(name)  # complain before a file is made
     with opened(archive, "wb") as file:
-        await client.images.export_archive(names, file)
+        await client.images.export_archive(
+            names,
+            file,
+            platform=parse_platform(platform) if platform else None,
+            all_platforms=all_platforms,
+            docker_manifest=not skip_manifest_json,
+            foreign_layers=not skip_non_distributable,
+        )
 
 
 @command(
     click.option("--force", is_flag=True, help="Replace an existing target."),
+    click.option("--skip-reference-check", is_flag=True, help="Take names that no registry would."),
     click.option("--local", is_flag=True, hidden=True),
     click.argument("source"),
     click.argument("targets", nargs=-1, required=True),
     name="tag",
 )
-async def tag(client: AsyncClient, force: bool, local: bool, source: str, targets: tuple[str, ...]) -> None:
+async def tag(
+    client: AsyncClient,
+    force: bool,
+    skip_reference_check: bool,
+    local: bool,
+    source: str,
+    targets: tuple[str, ...],
+) -> None:
     """Give an image further names."""
+    from longshore.client import references
+
+    for target in [] if skip_reference_check else targets:
+        references.parse(target)
     for target in targets:
         await client.images.tag(source, target, replace=force)
         click.echo(target)
@@ -259,6 +311,67 @@ async def unpack(client: AsyncClient, snapshotter: str, name: str) -> None:
     click.echo(await (await client.images.get(name)).unpack(snapshotter))
 
 
-for verb in (list_, check, import_, export, pull, push, tag, delete, label, inspect, unpack):
+@command(snapshotter_option, tables.format_option, click.argument("name"), name="usage")
+async def usage(client: AsyncClient, snapshotter: str, form: str, name: str) -> None:
+    """Show what an image's snapshots take, from the lowest layer up."""
+    store = client.snapshots(snapshotter)
+    rows, objects = [], []
+    for layer, key in await (await client.images.get(name)).layers():
+        used = await store.usage(key)
+        rows.append((layer.digest, key, tables.binary_size(used.size), str(used.inodes)))
+        objects.append({"layer": layer.digest, "key": key, "size": used.size, "inodes": used.inodes})
+    tables.show(("LAYER", "KEY", "SIZE", "INODES"), rows, form=form, objects=objects)
+
+
+@command(
+    click.option("--all", "every", is_flag=True, help="All that no container is made from."), name="prune"
+)
+async def prune(client: AsyncClient, every: bool) -> None:
+    """Remove images that no container is made from, and collect what was theirs."""
+    if not every:
+        raise Failure("nothing to prune without --all", "`images rm NAME` removes one")
+    used = {container.record.image for container in await client.containers.list()}
+    names = [image.name for image in await client.images.list() if image.name not in used]
+    for place, name in enumerate(names):
+        await client.images.delete(name, sync=place == len(names) - 1)
+        click.echo(name)
+
+
+@command(
+    click.option("--uncompress", is_flag=True, help="Make layers plain tars."),
+    click.option("--oci", "oci_types", is_flag=True, help="Docker's media types become OCI's."),
+    click.option("--platform", default="", help="Another platform than the host's."),
+    click.option("--all-platforms", is_flag=True, help="Every platform: all must be here."),
+    click.argument("source"),
+    click.argument("target"),
+    name="convert",
+)
+async def convert(
+    client: AsyncClient,
+    uncompress: bool,
+    oci_types: bool,
+    platform: str,
+    all_platforms: bool,
+    source: str,
+    target: str,
+) -> None:
+    """Store an image in another form, and print its digest."""
+    from longshore.client.oci import parse_platform
+
+    image = await client.images.convert(
+        source,
+        target,
+        uncompress=uncompress,
+        oci_types=oci_types,
+        platform=parse_platform(platform) if platform else None,
+        all_platforms=all_platforms,
+    )
+    click.echo(image.target.digest)
+
+
+for verb in (
+    *(list_, check, usage, inspect, import_, export, pull, push, tag, label, delete, prune, convert),
+    *(unpack, mount, unmount),
+):
     images.add_command(verb)
 images.aliases["i"] = "inspect"

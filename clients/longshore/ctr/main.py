@@ -12,6 +12,8 @@ from longshore.ctr.command import Nouns, Settings
 
 NOUNS = {
     "plugins": ("longshore.ctr.plugins:plugins", "What the daemon is made of."),
+    "info": ("longshore.ctr.info:info", "What the daemon says of itself."),
+    "deprecations": ("longshore.ctr.info:deprecations", "What is in use and going away."),
     "version": ("longshore.ctr.version:version", "The versions of client and daemon."),
     "containers": ("longshore.ctr.containers:containers", "Manage containers."),
     "content": ("longshore.ctr.content:content", "Manage blobs."),
@@ -19,9 +21,17 @@ NOUNS = {
     "images": ("longshore.ctr.images:images", "Manage images."),
     "leases": ("longshore.ctr.leases:leases", "Manage leases."),
     "namespaces": ("longshore.ctr.namespaces:namespaces", "Manage namespaces."),
+    "oci": ("longshore.ctr.oci:oci", "The OCI runtime specification."),
     "run": ("longshore.ctr.run:run", "Run a container."),
     "snapshots": ("longshore.ctr.snapshots:snapshots", "Manage snapshots."),
     "tasks": ("longshore.ctr.tasks:tasks", "Manage running containers."),
+}
+
+UNBUILT = {
+    "install": "`images mount NAME DIR` shows an image's files",
+    "pprof": "`kill -USR1` makes the daemon log what it is doing",
+    "sandboxes": "no sandboxes yet",
+    "shim": "`tasks` does all that a shim can be asked",
 }
 
 ALIASES = {
@@ -43,6 +53,7 @@ ALIASES = {
     cls=Nouns,
     members=NOUNS,
     aliases=ALIASES,
+    unbuilt=UNBUILT,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Short image names are taken as they are: say docker.io/library/busybox:latest.",
 )

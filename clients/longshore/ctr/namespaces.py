@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from glob import glob
 from typing import TYPE_CHECKING
 
 import click
@@ -43,11 +45,24 @@ async def list_(client: AsyncClient, quiet: bool, form: str) -> None:
     tables.show(("NAME", "LABELS"), rows, form=form, objects=objects)
 
 
-@command(click.argument("names", nargs=-1, required=True), name="remove")
-async def remove(client: AsyncClient, names: tuple[str, ...]) -> None:
+def remove_cgroups(name: str) -> None:
+    """The namespace's cgroup in every hierarchy, where it is there and empty. Raises OSError (it is busy)."""
+    for path in glob(f"/sys/fs/cgroup/*/{name}") + glob(f"/sys/fs/cgroup/{name}"):
+        if os.path.exists(f"{path}/cgroup.procs"):
+            os.rmdir(path)
+
+
+@command(
+    click.option("-c", "--cgroup", is_flag=True, help="Also the namespace's cgroup, which runc leaves."),
+    click.argument("names", nargs=-1, required=True),
+    name="remove",
+)
+async def remove(client: AsyncClient, cgroup: bool, names: tuple[str, ...]) -> None:
     """Remove empty namespaces."""
     for name in names:
         await client.namespaces.delete(name)
+        if cgroup:
+            remove_cgroups(name)
         click.echo(name)
 
 

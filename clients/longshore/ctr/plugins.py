@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, Verbs, command
+from longshore.ctr.documents import document
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
@@ -84,4 +87,36 @@ def describe(plugin: Plugin) -> str:
     return "".join(f"{key:<15}{value}\n" for key, value in lines)
 
 
-plugins.add_command(list_)
+@command(
+    click.option(
+        "--runtime", default=defaults.RUNTIME, show_default=True, help="Runtime name, or a shim's path."
+    ),
+    click.option("--runtime-config-path", default="", help="A configuration for runtimes other than runc."),
+    click.option("--runc-binary", default="", help="The OCI runtime to ask."),
+    click.option("--runc-root", default="", help="Where it keeps its state."),
+    click.option("--runc-systemd-cgroup", is_flag=True, help="Have systemd make cgroups."),
+    name="inspect-runtime",
+)
+async def inspect_runtime(client: AsyncClient, /, runtime: str, **values: Any) -> None:
+    """Show what a runtime can do, as its shim tells it."""
+    from longshore.api import typeurls
+    from longshore.api.types.introspection_pb2 import RuntimeInfo, RuntimeRequest
+    from longshore.ctr.flags import Wishes
+
+    request = RuntimeRequest(runtime_path=runtime)
+    options = Wishes({**values, "no_pivot": False}).runtime_options()
+    if options is not None and (options.ByteSize() or values["runtime_config_path"]):
+        request.options.CopyFrom(typeurls.pack(options))
+    answer = await client.introspection.plugin_info(
+        "io.containerd.runtime.v2", "task", typeurls.pack(request)
+    )
+    found = RuntimeInfo()
+    found.ParseFromString(answer.extra.value)
+    shown = document(found)
+    if found.features.value:
+        shown["features"] = json.loads(found.features.value)
+    tables.show_json(shown)
+
+
+for verb in (list_, inspect_runtime):
+    plugins.add_command(verb)

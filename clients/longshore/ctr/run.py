@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from longshore.api.errors import NotFound
+from longshore.ctr import tables
 from longshore.ctr.command import PASS_ON, Failure, command
 from longshore.ctr.flags import Wishes, create_container, with_container_options
 
@@ -47,7 +48,7 @@ io_options = (
 
 @command(
     click.option("--rm", "remove", is_flag=True, help="Remove the container when it ends."),
-    click.option("--cni", is_flag=True, hidden=True),
+    click.option("--dump-config", is_flag=True, help="Print the runtime specification and run nothing."),
     click.option("--sync-fs", is_flag=True, hidden=True),
     *io_options,
     with_container_options,
@@ -55,7 +56,9 @@ io_options = (
     name="run",
     context_settings=PASS_ON,
 )
-async def run(client: AsyncClient, /, words: tuple[str, ...], remove: bool, **values: Any) -> int:
+async def run(
+    client: AsyncClient, /, words: tuple[str, ...], remove: bool, dump_config: bool, **values: Any
+) -> int:
     """Run a container; the exit status is its own.
 
     Without -d our standard streams are its own, and signals go to it.
@@ -63,12 +66,14 @@ async def run(client: AsyncClient, /, words: tuple[str, ...], remove: bool, **va
     wishes = Wishes(values)
     if remove and wishes.detach:
         raise Failure("--detach and --rm exclude each other")
-    if wishes.cni:
-        raise Failure("--cni is not built yet", "use --net-host or --with-ns network:PATH")
     if wishes.fifo_dir:
         client.fifo_dir = wishes.fifo_dir
     io = chosen_io(tty=wishes.tty, null_io=wishes.null_io, log_uri=wishes.log_uri)
     container = await create_container(client, wishes, words)
+    if dump_config:
+        tables.show_json(container.spec)
+        await container.delete()
+        return 0
     try:
         task = await container.create_task(io=io)
     except BaseException:

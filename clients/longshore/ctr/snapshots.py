@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from longshore.api.errors import NotFound
 from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Verbs, command, parse_labels
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     "snapshots",
     cls=Verbs,
     aliases={**LIST, **REMOVE, "m": "mounts", "mount": "mounts"},
-    unbuilt={"unpack": "say `images unpack NAME`"},
 )
 @click.option(
     "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=defaults.SNAPSHOTTER, show_default=True
@@ -179,16 +179,20 @@ async def label(client: AsyncClient, key: str, labels: tuple[str, ...]) -> None:
     click.option("--media-type", default="", help="Of the layer; tar+gzip by default."),
     click.option("--ref", default="", help="The ingest's name."),
     click.option("--keep", is_flag=True, help="Keep the blob (gc.root)."),
+    click.option("--label", "labels", multiple=True, help="key=value on the blob."),
     click.argument("key"),
     click.argument("other", default=""),
     name="diff",
 )
-async def diff(client: AsyncClient, media_type: str, ref: str, keep: bool, key: str, other: str) -> None:
+async def diff(
+    client: AsyncClient, media_type: str, ref: str, keep: bool, labels: tuple[str, ...], key: str, other: str
+) -> None:
     """Write what a snapshot changed as a layer to standard output; against its parent, or OTHER."""
     import secrets
     import sys
 
     store = chosen(client)
+    marks = {**parse_labels(labels), **(gc_root() if keep else {})}
     if other:
         lower_key, upper_key = key, other
     else:
@@ -204,9 +208,7 @@ async def diff(client: AsyncClient, media_type: str, ref: str, keep: bool, key: 
             else await snapshots.mounts(upper_key)
         )
         try:
-            layer = await leased.diffs.compare(
-                lower, upper, media_type=media_type, ref=ref, labels=gc_root() if keep else None
-            )
+            layer = await leased.diffs.compare(lower, upper, media_type=media_type, ref=ref, labels=marks)
             async for block in leased.content.chunks(layer.digest):
                 sys.stdout.buffer.write(block)
             sys.stdout.buffer.flush()
@@ -217,5 +219,21 @@ async def diff(client: AsyncClient, media_type: str, ref: str, keep: bool, key: 
                 await snapshots.remove(f"{upper_key}-view-{token}")
 
 
-for verb in (list_, info, usage, tree, mounts, prepare, view, commit, delete, label, diff):
+@command(
+    click.option("--sync-fs", is_flag=True, hidden=True),
+    click.argument("digest"),
+    name="unpack",
+)
+async def unpack(client: AsyncClient, sync_fs: bool, digest: str) -> None:
+    """Make snapshots of the layers of the images whose manifest or index has this digest."""
+    found = await client.images.list([f"target.digest=={digest}"])
+    if not found:
+        raise NotFound(f"image with the digest {digest}: not found")
+    for image in found:
+        click.echo(f"unpacking {image.name} ({digest})...", nl=False)
+        await image.unpack(chosen(client).snapshotter)
+        click.echo("done")
+
+
+for verb in (list_, info, usage, tree, mounts, prepare, view, commit, delete, label, diff, unpack):
     snapshots.add_command(verb)

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -27,9 +28,10 @@ from longshore.api.services.tasks.v1.tasks_pb2_grpc import add_TasksServicer_to_
 from longshore.containerd.exits.service import ExitsService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.tasks.bundle import Directories
+from longshore.containerd.tasks.inspection import inspect
 from longshore.containerd.tasks.manager import Manager
 from longshore.containerd.tasks.recovery import Recovery
-from longshore.containerd.tasks.runtimes import Settings
+from longshore.containerd.tasks.runtimes import Runtimes, Settings
 from longshore.containerd.tasks.service import TasksService
 from longshore.containerd.tasks.shim import timeouts
 from longshore.containerd.ttrpc_events.service import services
@@ -78,6 +80,9 @@ def build(kit: Kit) -> None:
         await asyncio.to_thread(directories.prepare)
         for problem in await asyncio.to_thread(directories.sweep):
             log.error("leftover not removed", error=problem)
+        kit.introspection.inform(
+            "io.containerd.runtime.v2", "task", partial(inspect, Runtimes(_runtimes(given)))
+        )
         await twin.start(config.ttrpc_socket)
         kit.stack.callback(_unlink, config.ttrpc_socket)
         kit.stack.push_async_callback(twin.stop)

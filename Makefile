@@ -47,7 +47,7 @@ $(VENV)/.stubs: $(VENV)/.installed $(PROTOS) protos/compile.py
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 		|| { echo "longshore needs Python 3.11 or newer as $(PYTHON) (or: make PYTHON=/path/to/python3 ...);" \
-		          "this one is: $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+		          "this one is: $$($(PYTHON) --version 2>&1 | head -n 1)" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { echo "longshore needs venv and pip: on Debian, apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'

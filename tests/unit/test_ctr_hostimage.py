@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from longshore.api.errors import InvalidArgument, NotFound
-from longshore.ctr import elf
+from longshore.ctr import elf, hostpython
 from longshore.ctr.hostimage import Plan, build
 
 SH = shutil.which("sh") or "/bin/sh"
@@ -112,3 +113,61 @@ def test_damaged_elf(tmp_path: Path) -> None:
             elf.read(str(tmp_path / "cut"))
     (tmp_path / "text").write_text("#!/bin/sh\n")
     assert elf.read(str(tmp_path / "text")) is None
+
+
+@pytest.fixture(scope="module")
+def virtual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a virtualenv with one package, one compiled file and one module that can't be loaded."""
+    folder = tmp_path_factory.mktemp("python") / "env"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "ours" / "__pycache__").mkdir(parents=True)
+    (packages / "ours" / "__init__.py").write_text("#!/no/such/interpreter\nANSWER = 42\n")
+    (packages / "ours" / "__pycache__" / "__init__.pyc").write_bytes(b"\0")
+    (packages / "broken.so").write_bytes(b"\x7fELF and no more")
+    return folder / "bin" / "python3"
+
+
+def test_an_interpreter_with_its_packages(virtual: Path) -> None:
+    plan = Plan()
+    hostpython.add_python(plan, hostpython.ask(str(virtual)))
+    names = plan.entries.keys()
+    assert str(virtual).lstrip("/") in names and os.path.realpath(virtual).lstrip("/") in names
+    assert str(virtual.parent.parent / "pyvenv.cfg").lstrip("/") in names
+    assert str(Path(json.__file__).resolve()).lstrip("/") in names
+    assert any(name.endswith("site-packages/ours/__init__.py") for name in names)
+    assert any(name.endswith("site-packages/broken.so") for name in names)
+    assert any("lib-dynload/_ctypes" in name for name in names)
+    left_out = [
+        name
+        for name in names
+        if "__pycache__" in name or name.endswith((".pyc", ".a")) or "/idlelib/" in name
+    ]
+    assert left_out == []
+
+
+def test_an_image_of_an_interpreter(virtual: Path) -> None:
+    output = io.BytesIO()
+    build((), "host/python", output, python=str(virtual))
+    found = members(output.getvalue())
+    config = next(json.loads(data) for data in found.values() if b'"diff_ids"' in data[:4096])
+    assert config["config"]["Cmd"] == [str(virtual)]
+    assert config["config"]["Env"][0].startswith(f"PATH={virtual.parent}:")
+
+
+def test_the_same_interpreter_gives_the_same_plan(virtual: Path) -> None:
+    plans = [Plan(), Plan()]
+    for plan in plans:
+        hostpython.add_python(plan, hostpython.ask(str(virtual)))
+    assert plans[0].entries == plans[1].entries
+
+
+def test_no_interpreter() -> None:
+    with pytest.raises(NotFound, match="/no/such/python"):
+        hostpython.ask("/no/such/python")
+    done = subprocess.run(
+        [sys.executable, "-m", "longshore.ctr.hostimage", "from-host", "-t", "x"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2 and b"--python" in done.stderr

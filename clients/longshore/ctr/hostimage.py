@@ -25,7 +25,7 @@ import click
 
 from longshore.api.errors import Error, NotFound
 from longshore.client import defaults, oci, references
-from longshore.ctr import elf
+from longshore.ctr import elf, hostpython
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 EPOCH = "1970-01-01T00:00:00Z"
@@ -87,6 +87,13 @@ class Plan:
         path = os.path.abspath(path)
         self.add_file(path)
         return path
+
+    def add_plain(self, path: str) -> None:
+        """A file as it is, and the links that lead to it; nothing that it may need."""
+        real = self._follow(path)
+        if os.path.isfile(real):  # no socket, no device, no link into nothing
+            mode = stat.S_IMODE(os.stat(real).st_mode)
+            self.entries[real.lstrip("/")] = Entry(stat.S_IFREG | mode, source=real)
 
     def add_file(self, path: str) -> None:
         """A file, the links that lead to it, and, of a program, what it needs."""
@@ -177,8 +184,10 @@ def _write_entry(tar: tarfile.TarFile, path: str, entry: Entry) -> None:
         tar.addfile(header, io.BytesIO(entry.data))
 
 
-def image_config(plan: Plan, command: Sequence[str], diff_id: str) -> dict[str, object]:
-    environment = [f"PATH={DEFAULT_PATH}"]
+def image_config(
+    plan: Plan, command: Sequence[str], diff_id: str, path: Sequence[str] = ()
+) -> dict[str, object]:
+    environment = [f"PATH={':'.join([*path, DEFAULT_PATH])}"]
     if plan.library_folders:
         environment.append(f"LD_LIBRARY_PATH={':'.join(plan.library_folders)}")
     platform = oci.host_platform()
@@ -201,8 +210,18 @@ class Built(NamedTuple):
     files: int
 
 
-def build(commands: Sequence[str], name: str, archive: IO[bytes], *, files: Iterable[str] = ()) -> Built:
+def build(
+    commands: Sequence[str],
+    name: str,
+    archive: IO[bytes],
+    *,
+    files: Iterable[str] = (),
+    python: str = "",
+) -> Built:
     """Write the archive of an image with these commands (and further files) under a full name.
+
+    `python` is an interpreter to pack with its library and packages; without
+    commands it is what the image runs.
 
     Raises NotFound (a command or a library), InvalidArgument (the name).
     """
@@ -211,14 +230,19 @@ def build(commands: Sequence[str], name: str, archive: IO[bytes], *, files: Iter
     paths = [plan.add_command(command) for command in commands]
     for path in files:
         plan.add_file(os.path.abspath(path))
+    if python:
+        found = hostpython.ask(python)
+        hostpython.add_python(plan, found)
+        paths.append(found.executable)
     shell = next(
         (path for path in paths if posixpath.basename(path) in ("sh", "bash", "dash", "busybox")), paths[0]
     )
+    folders = [posixpath.dirname(found.executable)] if python else []
     with tempfile.TemporaryFile() as layer:
         write_layer(plan, layer)
         size = layer.tell()
         digest = _digest(layer)
-        blobs = [_Blob(oci.CONFIG, json.dumps(image_config(plan, [shell], digest)).encode())]
+        blobs = [_Blob(oci.CONFIG, json.dumps(image_config(plan, [shell], digest, folders)).encode())]
         manifest = {
             "schemaVersion": 2,
             "mediaType": oci.MANIFEST,
@@ -288,7 +312,7 @@ def image() -> None:
 
 
 @image.command("from-host")
-@click.argument("commands", nargs=-1, required=True, metavar="CMD...")
+@click.argument("commands", nargs=-1, metavar="CMD...")
 @click.option("-t", "--tag", required=True, help="The image's name.")
 @click.option(
     "-o",
@@ -304,6 +328,12 @@ def image() -> None:
     help="A further file of the host.",
 )
 @click.option(
+    "--python",
+    "with_python",
+    is_flag=True,
+    help="Also the Python that runs this, with its installed packages.",
+)
+@click.option(
     "-a", "--address", envvar="CONTAINERD_ADDRESS", default=None, help="containerd's socket, to import into."
 )
 @click.option(
@@ -314,17 +344,21 @@ def from_host(
     tag: str,
     output: str | None,
     files: tuple[str, ...],
+    with_python: bool,
     address: str | None,
     namespace: str | None,
 ) -> None:
     """Pack commands of this host, with their libraries, into an image."""
+    if not commands and not with_python:
+        raise click.UsageError("name a command to pack, or say --python")
+    python = sys.executable if with_python else ""
     try:
         if output is not None:
             with click.open_file(output, "wb") as archive:
-                built = build(commands, tag, archive, files=files)
+                built = build(commands, tag, archive, files=files, python=python)
         else:
             with tempfile.TemporaryFile() as archive:
-                built = build(commands, tag, archive, files=files)
+                built = build(commands, tag, archive, files=files, python=python)
                 archive.seek(0)
                 _import(archive, address, namespace)
     except Error as error:

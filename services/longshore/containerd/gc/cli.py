@@ -38,6 +38,7 @@ _KINDS = {
     "container": "containers",
     "ingest": "ingests",
     "lease": "leases",
+    "sandbox": "sandboxes",
     "snapshot": "snapshots",
 }
 

@@ -59,6 +59,7 @@ def find(connection: sqlite3.Connection, namespace: str, kind: str, id: str) -> 
         ("blobs", "digest", "'content'"),
         ("images", "name", "'images'"),
         ("containers", "id", "'containers'"),
+        ("sandboxes", "id", "'sandboxes'"),
         ("leases", "id", "'leases'"),
         ("ingests", "ref", "'ingests'"),
         ("snapshots", "key", "'snapshots/' || snapshotter"),

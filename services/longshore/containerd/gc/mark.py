@@ -54,9 +54,9 @@ _OBJECTS: Final = """
     UNION ALL SELECT namespace, 'content', digest FROM blobs
 """
 
+# EXCEPT, for NOT IN looks for a NULL in vain, row by row.
 _GARBAGE: Final = f"""{LIVE}
-SELECT namespace, kind, id FROM ({_OBJECTS}) WHERE (namespace, kind, id) NOT IN (SELECT namespace, kind, id FROM live)
-ORDER BY kind, namespace, id
+SELECT namespace, kind, id FROM ({_OBJECTS}) EXCEPT SELECT namespace, kind, id FROM live ORDER BY kind, namespace, id
 """
 
 _NEXT_EXPIRY: Final = """

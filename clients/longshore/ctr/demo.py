@@ -325,8 +325,8 @@ _SHOWN = ("container_id", "id", "exec_id", "pid", "exit_status", "name", "key", 
 
 GO_ON = """
 [bold]How to go on[/]
-  longshore containerd --root /tmp/ls/root --state /tmp/ls/state --address /tmp/ls/c.sock &
-  export CONTAINERD_ADDRESS=/tmp/ls/c.sock
+  longshore up                    in one terminal; Ctrl-C stops the daemon
+  export CONTAINERD_ADDRESS=/run/longshore/containerd.sock
   longshore image from-host sh ls cat -t host/tools
   longshore ctr run --rm docker.io/host/tools:latest first sh -c 'echo hello; ls /'
   longshore ctr --help            the same commands as the original's

@@ -222,8 +222,7 @@ class Launch:
         )
         init.rootfs = rootfs_path
         init.propagation = rootfs.propagation(linux.get("rootfsPropagation") or "")
-        for name in init.identity.unknown:
-            log.write("warning", f"ignoring unknown or unavailable capabilities: {name}")
+        warn_of_unknown(init.identity)
         init.filter = self.save_filter()
         if self._listens():
             init.listener = listener.connect(self.linux["seccomp"]["listenerPath"])
@@ -437,6 +436,13 @@ class Launch:
                 hooks.run(kind, self.hooks.get(kind) or (), self._hook_state("creating", self.pid))
             except HookFailed as error:
                 raise HookFailed(f"{_IN_INIT}{error}") from None
+
+
+def warn_of_unknown(identity: program.Identity) -> None:
+    """Capabilities that this kernel doesn't know are none; say so."""
+    if identity.unknown:
+        names = " ".join(identity.unknown)
+        log.write("warning", f"ignoring unknown or unavailable capabilities: [{names}]")
 
 
 def set_oom_score(pid: int, adjustment: int) -> None:

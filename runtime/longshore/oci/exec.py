@@ -7,10 +7,10 @@ import os
 from longshore.linux import files, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import codec, log, state
+from longshore.oci import codec, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
-from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, write_pid_file
+from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, warn_of_unknown, write_pid_file
 from longshore.oci.errors import NotRunning, RuntimeFailure, StartFailed, explain
 from longshore.oci.process import keyring, labels, listener, messages, program, spawn, tuning
 
@@ -97,8 +97,7 @@ class Exec:
 
     def run(self, undo: Undo, announce: Callable[[int], None] | None) -> int:
         """Start it; the pid. ``announce`` is called with it before the program runs."""
-        for name in self.identity.unknown:
-            log.write("warning", f"ignoring unknown or unavailable capabilities: {name}")
+        warn_of_unknown(self.identity)
         try:
             self.pidfd = self.container.process.open()
         except ProcessLookupError:

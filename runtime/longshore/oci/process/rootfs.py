@@ -15,6 +15,7 @@ import os
 import stat
 
 from longshore.linux import files, libc, mounts
+from longshore.oci import log
 from longshore.oci.errors import InvalidConfig, StartFailed, explain
 
 TYPE_CHECKING = False
@@ -548,7 +549,13 @@ def _mount_step(
     destination = entry.get("destination") or ""
     if not destination:
         raise InvalidConfig("mount destination not specified")
-    # A relative destination is accepted for old configurations and means "from the root".
+    if not destination.startswith("/"):
+        # Accepted for old configurations; it means "from the root".
+        log.write(
+            "warning",
+            f"mount destination {destination} is not absolute."
+            " Support for non-absolute mount destinations will be removed in a future release.",
+        )
     destination = os.path.normpath("/" + destination.lstrip("/"))
     options = mounts.parse_options(entry.get("options") or ())
     fstype, source = entry.get("type") or "", entry.get("source") or ""

@@ -12,12 +12,13 @@ from longshore.containerd.scope import Scope
 from support import require
 from support.daemon import NO_COLLECTION, Longshore
 from support.realdaemon import RealContainerd
+from support.served import served
 
 
 @pytest.fixture(scope="module")
 def our_address() -> Iterator[Path]:
     require.root()
-    with Longshore(config=NO_COLLECTION) as daemon:
+    with served() as copies, Longshore(config=NO_COLLECTION + copies.config("copies")) as daemon:
         yield daemon.address
 
 
@@ -25,7 +26,7 @@ def our_address() -> Iterator[Path]:
 def real_address() -> Iterator[Path]:
     require.root()
     require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2")
-    with RealContainerd(config=NO_COLLECTION) as daemon:
+    with served() as copies, RealContainerd(config=NO_COLLECTION + copies.config("copies")) as daemon:
         yield daemon.address
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from longshore.api import errors
 from longshore.containerd.metadata.store import Store
+from longshore.containerd.proxies.example import CopyDriver
 from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.driver import Driver
 from longshore.containerd.snapshots.local import LocalSnapshotter, Numbers
@@ -26,8 +27,13 @@ from longshore.linux import mounts as kernel
 from support import require
 from support.remote import RemoteSnapshotter, channel
 
-LOCAL: dict[str, Callable[[Path], Driver]] = {"overlayfs": OverlayDriver, "native": NativeDriver}
-REMOTE = ["our daemon/overlayfs", "our daemon/native", "real daemon/overlayfs", "real daemon/native"]
+LOCAL: dict[str, Callable[[Path], Driver]] = {
+    "overlayfs": OverlayDriver,
+    "native": NativeDriver,
+    "copies": CopyDriver,
+}
+# Copies are a proxy plugin of each daemon: the example, in a process of its own.
+REMOTE = [f"{whose} daemon/{name}" for whose in ("our", "real") for name in ("overlayfs", "native", "copies")]
 
 
 @pytest.fixture(params=[*LOCAL, *REMOTE])

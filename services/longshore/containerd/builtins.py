@@ -38,7 +38,7 @@ from longshore.containerd.containers.service import ContainersService
 from longshore.containerd.content import plugin as content
 from longshore.containerd.content.store import ContentStore
 from longshore.containerd.diff import plugin as diff
-from longshore.containerd.diff.service import DiffService
+from longshore.containerd.diff.differ import Differ
 from longshore.containerd.directories import Directories
 from longshore.containerd.events.exchange import Exchange
 from longshore.containerd.events.service import EventsService
@@ -54,6 +54,7 @@ from longshore.containerd.mounts import plugin as mounts
 from longshore.containerd.mounts.manager import Activations
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
+from longshore.containerd.proxies import plugin as proxies
 from longshore.containerd.sandboxes import plugin as sandboxes
 from longshore.containerd.sandboxes.controller import Controller
 from longshore.containerd.snapshots import plugin as snapshots
@@ -106,7 +107,7 @@ class Kit:
     holds: Holds = field(default_factory=Holds)
     # Set by the part that schedules garbage collections; without it nothing is ever collected.
     collect: Collect | None = None
-    differ: DiffService = field(init=False)
+    differs: dict[str, Differ] = field(default_factory=dict)
     introspection: IntrospectionService = field(init=False)
     health: health.HealthServicer = field(init=False)
     manager: Manager = field(init=False)
@@ -198,6 +199,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(snapshots.TYPE, "native", snapshots.build_native, _METADATA, has_platform=True),
     Builtin(snapshots.TYPE, "overlayfs", snapshots.build_overlayfs, _METADATA, has_platform=True),
     Builtin("io.containerd.differ.v1", "walking", diff.build_differ, _CONTENT, has_platform=True),
+    Builtin("longshore.proxies.v1", "plugins", proxies.build, (*_CONTENT, *_METADATA)),
     Builtin(gc.TYPE, "scheduler", gc.build, _METADATA),
     Builtin(_GRPC, "introspection", _introspection, essential=True),
     Builtin(_GRPC, "containers", _containers, _METADATA),

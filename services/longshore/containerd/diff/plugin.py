@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
+from longshore.api.errors import InvalidArgument
 from longshore.api.services.diff.v1.diff_pb2_grpc import add_DiffServicer_to_server
 from longshore.api.types.mount_pb2 import Mount
 from longshore.containerd.diff.service import DiffService, Holding
+from longshore.containerd.proxies.diff import DifferChain
 from longshore.containerd.snapshots import snapshotter
 from longshore.containerd.snapshots.local import LocalSnapshotter
 
@@ -23,7 +25,7 @@ def build_differ(kit: Kit) -> None:
         raise Skip("there is no zygote to run workers: skip plugin")
     scratch = kit.directories.plugin_state("io.containerd.differ.v1", "walking")
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kit.differ = DiffService(kit.content, kit.zygote, str(scratch), _holding(kit))
+    kit.differs["walking"] = DiffService(kit.content, kit.zygote, str(scratch), _holding(kit))
 
 
 def _holding(kit: Kit) -> Holding:
@@ -38,4 +40,12 @@ def _holding(kit: Kit) -> Holding:
 
 
 def build_service(kit: Kit) -> None:
-    add_DiffServicer_to_server(kit.differ, kit.server)  # type: ignore[arg-type]
+    add_DiffServicer_to_server(chain(kit), kit.server)  # type: ignore[arg-type]
+
+
+def chain(kit: Kit) -> DifferChain:
+    """All differs, in the configured order."""
+    order = kit.config.plugin("io.containerd.service.v1.diff-service").get("default", ["walking"])
+    if not isinstance(order, list):
+        raise InvalidArgument("default of the diff-service must be a list of names: invalid argument")
+    return DifferChain(kit.differs, [str(name) for name in order])

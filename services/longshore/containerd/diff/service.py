@@ -86,6 +86,10 @@ class DiffService(DiffServicer):
 
     @rpc.unary(mutates=True)
     async def Diff(self, request: DiffRequest, call: rpc.Call) -> DiffResponse:
+        return await self.compare(Scope(call.namespace, call.lease), request)
+
+    async def compare(self, scope: Scope, request: DiffRequest) -> DiffResponse:
+        """What the rpc does, for other parts of the daemon."""
         media_type = request.media_type or mediatypes.LAYER_GZIP
         compression = mediatypes.compression_to_make(media_type)
         epoch = nanoseconds(request.source_date_epoch) if request.HasField("source_date_epoch") else None
@@ -97,7 +101,6 @@ class DiffService(DiffServicer):
             "epoch_ns": epoch,
         }
         ref = request.ref or f"{time.time_ns()}-{secrets.token_urlsafe(6)}"
-        scope = Scope(call.namespace, call.lease)
         writer = await self._content.writer(scope, ref)
         try:
             if writer.offset:

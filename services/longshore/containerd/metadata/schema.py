@@ -15,6 +15,8 @@ presence also marks a root as ours (see `longshore.containerd.directories`).
     ingests         (namespace, ref) -> directory, expected, expiry
     snapshots       (namespace, snapshotter, key) -> directory, parent, kind, times, labels, usage
     snapshots_trash (snapshotter, number)           removed snapshots whose directory is still there
+    proxied         (snapshotter, name) -> number   what the snapshots of a proxy plugin are called there; current:
+                                                    the name that counts, the others are of unfinished calls
     content_trash   (kind, name)                    removed blobs and ingests whose files may still be there;
                                                     kind: blob (name: digest) | ingest (name: directory)
     edges           owner, from -> to               what keeps what: all that garbage collection looks at. Derived from
@@ -45,7 +47,7 @@ version is refused, an older one is migrated in one transaction at open.
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 
 # Marks the file itself (PRAGMA application_id): "LSHR".
 APPLICATION_ID = 0x4C534852
@@ -95,6 +97,18 @@ CREATE TABLE sandboxes (
     record BLOB NOT NULL,
     UNIQUE (namespace, id)
 );
+"""
+
+# What version 4 added.
+_PROXIED = """
+CREATE TABLE proxied (
+    snapshotter TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    current INTEGER NOT NULL,
+    PRIMARY KEY (snapshotter, name)
+) WITHOUT ROWID;
+CREATE INDEX proxied_by_number ON proxied (snapshotter, number);
 """
 
 SCHEMA = (
@@ -202,6 +216,7 @@ CREATE INDEX events_by_time ON events (journalled);
 """
     + _COLLECTION
     + _SANDBOXES
+    + _PROXIED
 )
 
 # MIGRATIONS[n] turns version n + 1 into n + 2.
@@ -209,4 +224,5 @@ MIGRATIONS: list[list[str]] = [
     # Garbage collection. The edges of what is there are derived when the collector is built: see `gc.edges.rebuild`.
     [statement for statement in _COLLECTION.split(";") if statement.strip()],
     [_SANDBOXES],
+    [statement for statement in _PROXIED.split(";") if statement.strip()],
 ]

@@ -86,7 +86,10 @@ class Numbers:
     """Gives each snapshot a number that none has had before; shared by all snapshotters of a database."""
 
     def __init__(self, store: Store) -> None:
-        statement = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'snapshots'"
+        statement = (
+            "SELECT max(coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'snapshots'), 0),"
+            " coalesce((SELECT max(number) FROM proxied), 0))"
+        )
         self._last: int = store.read(lambda connection: connection.execute(statement).fetchone()[0])
 
     def next(self) -> int:

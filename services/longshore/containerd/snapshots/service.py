@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 from google.protobuf.empty_pb2 import Empty
 
@@ -38,45 +38,50 @@ from longshore.containerd.times import timestamp
 
 
 class SnapshotsService(SnapshotsServicer):
-    def __init__(self, snapshotters: Mapping[str, Snapshotter]) -> None:
+    """`scope`: for whom a call is; by default the caller's namespace and lease."""
+
+    def __init__(
+        self, snapshotters: Mapping[str, Snapshotter], scope: Callable[[rpc.Call], Scope] | None = None
+    ) -> None:
         self._snapshotters = snapshotters
+        self._scope = scope or _scope
 
     @rpc.unary(mutates=True)
     async def Prepare(self, request: PrepareSnapshotRequest, call: rpc.Call) -> PrepareSnapshotResponse:
-        snapshotter, scope = self._named(request.snapshotter), _scope(call)
+        snapshotter, scope = self._named(request.snapshotter), self._scope(call)
         mounts = await snapshotter.prepare(scope, request.key, request.parent, request.labels)
         return PrepareSnapshotResponse(mounts=_mount_messages(mounts))
 
     @rpc.unary(mutates=True)
     async def View(self, request: ViewSnapshotRequest, call: rpc.Call) -> ViewSnapshotResponse:
-        snapshotter, scope = self._named(request.snapshotter), _scope(call)
+        snapshotter, scope = self._named(request.snapshotter), self._scope(call)
         mounts = await snapshotter.view(scope, request.key, request.parent, request.labels)
         return ViewSnapshotResponse(mounts=_mount_messages(mounts))
 
     @rpc.unary()
     async def Mounts(self, request: MountsRequest, call: rpc.Call) -> MountsResponse:
-        mounts = await self._named(request.snapshotter).mounts(_scope(call), request.key)
+        mounts = await self._named(request.snapshotter).mounts(self._scope(call), request.key)
         return MountsResponse(mounts=_mount_messages(mounts))
 
     @rpc.unary(mutates=True)
     async def Commit(self, request: CommitSnapshotRequest, call: rpc.Call) -> Empty:
-        snapshotter, scope = self._named(request.snapshotter), _scope(call)
+        snapshotter, scope = self._named(request.snapshotter), self._scope(call)
         await snapshotter.commit(scope, request.name, request.key, request.labels, request.parent)
         return Empty()
 
     @rpc.unary(mutates=True)
     async def Remove(self, request: RemoveSnapshotRequest, call: rpc.Call) -> Empty:
-        await self._named(request.snapshotter).remove(_scope(call), request.key)
+        await self._named(request.snapshotter).remove(self._scope(call), request.key)
         return Empty()
 
     @rpc.unary()
     async def Stat(self, request: StatSnapshotRequest, call: rpc.Call) -> StatSnapshotResponse:
-        info = await self._named(request.snapshotter).stat(_scope(call), request.key)
+        info = await self._named(request.snapshotter).stat(self._scope(call), request.key)
         return StatSnapshotResponse(info=_info_message(info))
 
     @rpc.unary(mutates=True)
     async def Update(self, request: UpdateSnapshotRequest, call: rpc.Call) -> UpdateSnapshotResponse:
-        snapshotter, scope, name = self._named(request.snapshotter), _scope(call), request.info.name
+        snapshotter, scope, name = self._named(request.snapshotter), self._scope(call), request.info.name
         if not name:
             raise errors.InvalidArgument("snapshot name must not be empty: invalid argument")
         relabel = relabelling(
@@ -91,12 +96,12 @@ class SnapshotsService(SnapshotsServicer):
         self, request: ListSnapshotsRequest, call: rpc.Call
     ) -> AsyncGenerator[ListSnapshotsResponse, None]:
         snapshotter = self._named(request.snapshotter)
-        async for block in snapshotter.walk(_scope(call), request.filters):
+        async for block in snapshotter.walk(self._scope(call), request.filters):
             yield ListSnapshotsResponse(info=[_info_message(info) for info in block])
 
     @rpc.unary()
     async def Usage(self, request: UsageRequest, call: rpc.Call) -> UsageResponse:
-        usage = await self._named(request.snapshotter).usage(_scope(call), request.key)
+        usage = await self._named(request.snapshotter).usage(self._scope(call), request.key)
         return UsageResponse(size=usage.size, inodes=usage.inodes)
 
     @rpc.unary(mutates=True)

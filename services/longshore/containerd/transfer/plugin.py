@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from longshore.api.errors import InvalidArgument
 from longshore.api.services.transfer.v1.transfer_pb2_grpc import add_TransferServicer_to_server
+from longshore.containerd.diff import plugin as diff
 from longshore.containerd.tasks.shim import seconds
 from longshore.containerd.transfer.service import Settings, TransferService
 from longshore.containerd.transfer.verifier import BinDir
@@ -40,7 +41,7 @@ def build(kit: Kit) -> None:
         kit.store,
         kit.content,
         kit.snapshotters,
-        getattr(kit, "differ", None),  # skipped where there is nobody to run workers
+        diff.chain(kit),
         kit.streams,
         _settings(kit.config.plugin(LOCAL)),
         kit.verify,

@@ -24,6 +24,7 @@ from longshore.api.types.transfer.importexport_pb2 import ImageExportStream, Ima
 from longshore.api.types.transfer.registry_pb2 import OCIRegistry
 from longshore.containerd import rpc
 from longshore.containerd.content.store import ContentStore
+from longshore.containerd.diff.differ import Differ
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.snapshotter import Snapshotter
@@ -36,7 +37,7 @@ from longshore.containerd.transfer.failures import translated
 from longshore.containerd.transfer.progress import Progress
 from longshore.containerd.transfer.pull import Intake, StoredSource, Verify, Wish, pull
 from longshore.containerd.transfer.push import Push
-from longshore.containerd.transfer.shelf import Differ, Shelf
+from longshore.containerd.transfer.shelf import Shelf
 from longshore.registry.client import Registry, Repository
 from longshore.registry.platforms import Platform, host_platform
 
@@ -56,7 +57,7 @@ class TransferService(TransferServicer):
         store: Store,
         content: ContentStore,
         snapshotters: Mapping[str, Snapshotter],
-        differ: Differ | None,
+        differ: Differ,
         streams: Streams,
         settings: Settings,
         verify: Verify | None = None,

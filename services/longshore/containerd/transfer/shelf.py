@@ -9,16 +9,17 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from longshore.api import errors
 from longshore.api.events.image_pb2 import ImageCreate, ImageUpdate
-from longshore.api.services.diff.v1.diff_pb2 import ApplyRequest, ApplyResponse
+from longshore.api.services.diff.v1.diff_pb2 import ApplyRequest
 from longshore.api.services.images.v1.images_pb2 import Image
 from longshore.api.services.leases.v1.leases_pb2 import Lease
 from longshore.api.types.mount_pb2 import Mount as MountMessage
 from longshore.containerd import rpc
 from longshore.containerd.content.store import ContentStore, Info, Writer
+from longshore.containerd.diff.differ import Differ
 from longshore.containerd.gc import edges, references
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
@@ -33,10 +34,6 @@ CHUNK: Final = 1 << 20
 _DAY: Final = 24 * 3600
 _EXPIRE: Final = "containerd.io/gc.expire"
 _LOCKED_DELAYS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between looks at an ingest that another writes
-
-
-class Differ(Protocol):
-    async def apply(self, scope: Scope, request: ApplyRequest) -> ApplyResponse: ...
 
 
 class Step(NamedTuple):
@@ -57,7 +54,7 @@ class Shelf:
         store: Store,
         content: ContentStore,
         snapshotters: Mapping[str, Snapshotter],
-        differ: Differ | None,
+        differ: Differ,
     ) -> None:
         self.scope = scope
         self._store, self._content, self._snapshotters, self._differ = store, content, snapshotters, differ
@@ -182,8 +179,6 @@ class Shelf:
 
     async def _unpack(self, snapshotter: str, step: Step) -> None:
         """Make the layer a snapshot. One that somebody else made meanwhile serves as well. Raises DataLoss."""
-        if self._differ is None:
-            raise errors.Unavailable("there is nothing to unpack layers with: unavailable")
         found, key, labels = self.snapshotter(snapshotter), _key(step), {TARGET_LABEL: step.chain_id}
         try:
             mounts = await found.prepare(self.scope, key, step.parent, labels)

@@ -11,8 +11,8 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,6 +130,17 @@ class Dockerd:
         os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """dockerd does nothing in here: what a busy machine does to it, made certain."""
+        assert self._process is not None
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+            self._process.send_signal(signal.SIGCONT)  # nsenter stops when its child does
 
     def __call__(
         self, *words: str | Path, check: bool = True, **options: Any

@@ -100,7 +100,8 @@ PARTS = {
         environment=("PYTHONPATH={root}/usr/lib/python3/dist-packages:{root}/usr/lib/python3.11",),
         interpreter=PYTHON,
     ),
-    "docker-init": Part("tini", "usr/bin/tini"),
+    # It runs in containers, with nothing of the host beside it.
+    "docker-init": Part("tini", "usr/bin/tini-static"),
     "docker-proxy": Part("docker.io", "usr/sbin/docker-proxy"),
     "docker-registry": Part("docker-registry", "usr/bin/docker-registry"),
     "dockerd": Part("docker.io", "usr/sbin/dockerd", ("libdevmapper1.02.1",)),

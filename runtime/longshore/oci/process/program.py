@@ -262,9 +262,8 @@ def resolve(arguments: Sequence[str], environment: Sequence[str]) -> str:
         except OSError as error:
             reason = (error.strerror or "").lower()
             raise StartFailed(f'exec: "{name}": stat {name}: {reason}') from None
-        if stat.S_ISDIR(info.st_mode):
-            raise StartFailed(f'exec: "{name}": is a directory')
-        if not os.access(name, os.X_OK, effective_ids=True):
+        # execve's own word for a folder too: dockerd makes exit status 126 of it, and 20.10 of nothing else.
+        if stat.S_ISDIR(info.st_mode) or not os.access(name, os.X_OK, effective_ids=True):
             raise StartFailed(f'exec: "{name}": permission denied')
         return name
     path = next((word[5:] for word in environment if word.startswith("PATH=")), "")

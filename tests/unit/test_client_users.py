@@ -36,6 +36,23 @@ def test_unknown_names(text: str) -> None:
         users.resolve(text, PASSWD, GROUP)
 
 
+@pytest.mark.parametrize("text", ["1000", "1000:1000", "01000"])
+def test_a_number_is_no_name(text: str) -> None:
+    hostile = b"1000:x:0:0::/:/bin/sh\n01000:x:0:0::/:/bin/sh\n"
+    found = users.resolve(text, hostile, b"1000:x:0:\n")
+    assert found.uid == 1000
+    assert (found.gid == 1000) == (":" in text)
+
+
+@pytest.mark.parametrize("text", ["4294967296", "2147483648", "1:4294967296", "99999999999999999999"])
+def test_no_number_wraps_around(text: str) -> None:
+    hostile = f"{text}:x:0:0::/:/bin/sh\nbig:x:4294967296:4294967296::/:/bin/sh\n".encode()
+    with pytest.raises(InvalidArgument):
+        users.resolve(text, hostile)
+    with pytest.raises(NotFound):
+        users.resolve("big", hostile)
+
+
 def test_layers_of_mounts() -> None:
     overlay = Mount(type="overlay", source="overlay", options=["workdir=/w", "upperdir=/u", "lowerdir=/a:/b"])
     assert users.layers([overlay]) == ["/u", "/a", "/b"]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.api.types.mount_pb2 import Mount
 
+MAX_ID = 2**31 - 1  # containerd's limit, too
 LIMIT = 4 << 20  # bytes of a passwd or group file that we are ready to read
 
 
@@ -72,34 +73,53 @@ def _read_in(root: str, parts: Sequence[str]) -> bytes | None:
 
 def _rows(table: bytes) -> list[list[str]]:
     rows = [line.split(":") for line in table.decode("utf-8", "replace").splitlines()]
-    return [row for row in rows if len(row) >= 4 and row[2].isdigit()]
+    return [row for row in rows if len(row) >= 4 and _is_id(row[2])]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= MAX_ID
+
+
+def _number(text: str) -> int | None:
+    """A user or group given as a number; None for a name. What looks like a number is never looked up as a name."""
+    if not text.isascii() or not text.isdecimal():
+        return None
+    if not _is_id(text):
+        raise InvalidArgument(f"user or group {text}: ids end at {MAX_ID}: invalid argument")
+    return int(text)
 
 
 def resolve(user: str, passwd: bytes = b"", group: bytes = b"") -> User:
     """``name``, ``uid``, ``name:group``, ``uid:gid``. Raises NotFound for a name that the tables don't know.
 
     A number needs no entry. Groups that list the user as a member are added
-    when no group is named.
+    when no group is named. The tables are the image's: a user there with the
+    name "1000" and the uid 0 must not make root of who asks for uid 1000
+    (CVE-2026-46680), nor an id too large for the kernel's 32 bits wrap around
+    to it (CVE-2024-40635).
     """
     name, colon, group_name = user.partition(":")
-    row = next((row for row in _rows(passwd) if name in (row[0], row[2])), None)
-    if row is None and not name.isdigit():
+    number = _number(name)
+    rows = _rows(passwd)
+    row = next((row for row in rows if (row[0] == name if number is None else int(row[2]) == number)), None)
+    if row is None and number is None:
         raise NotFound(f"user {name!r} in the image's /etc/passwd: not found")
-    uid = int(row[2]) if row is not None else int(name)
+    uid = int(row[2]) if row is not None else number or 0
     if colon:
         return User(uid, _group(group_name, group))
-    gid = int(row[3]) if row is not None and row[3].isdigit() else 0
+    gid = int(row[3]) if row is not None and _is_id(row[3]) else 0
     login = row[0] if row is not None else ""
     members = tuple(int(entry[2]) for entry in _rows(group) if login and login in entry[3].split(","))
     return User(uid, gid, members)
 
 
 def _group(name: str, group: bytes) -> int:
+    number = _number(name)
+    if number is not None:
+        return number
     for row in _rows(group):
         if row[0] == name:
             return int(row[2])
-    if name.isdigit():
-        return int(name)
     raise NotFound(f"group {name!r} in the image's /etc/group: not found")
 
 

@@ -56,11 +56,11 @@ class Call:
 
 
 def number(name: str, text: str) -> int:
-    """A decimal number; UsageError names the flag."""
-    try:
-        return int(text, 10)
-    except ValueError:
-        raise UsageError(f'invalid value "{text}" for flag -{name}: parse error') from None
+    """A decimal number; UsageError names the flag. (int() alone also takes spaces, underscores and more.)"""
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    if not digits.isascii() or not digits.isdecimal():
+        raise UsageError(f'invalid value "{text}" for flag -{name}: parse error')
+    return int(text, 10)
 
 
 def parse(words: Sequence[str], flags: Mapping[str, str]) -> tuple[dict[str, list[str]], list[str]]:

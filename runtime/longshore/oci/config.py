@@ -68,7 +68,24 @@ def check_process(process: dict[str, Any]) -> None:
     for word in [*process["args"], *(process.get("env") or ()), cwd]:
         if not isinstance(word, str) or "\0" in word:
             raise InvalidConfig("invalid argument, environment or cwd: not a string, or a null byte in it")
+    _check_user(process.get("user") or {})
     _check_lsm(process)
+
+
+# The kernel's word for "leave it as it is", which setresuid would take for root staying root.
+_NO_ID = 2**32 - 1
+
+
+def _check_user(user: dict[str, Any]) -> None:
+    for key in ("uid", "gid"):
+        _check_id(key, user.get(key) or 0)
+    for group in user.get("additionalGids") or ():
+        _check_id("additionalGids", group)
+
+
+def _check_id(key: str, value: Any) -> None:
+    if type(value) is not int or not 0 <= value < _NO_ID:
+        raise InvalidConfig(f"process.user.{key} {value!r} is no id")
 
 
 def _check_lsm(process: dict[str, Any]) -> None:

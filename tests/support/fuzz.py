@@ -31,7 +31,7 @@ def methods() -> list[MethodDescriptor]:
     """Of every gRPC service in the API; those that shims serve by ttrpc aside."""
     found: dict[str, MethodDescriptor] = {}
     tops = [Path(place) for place in services.__path__]
-    for top, path in ((top, path) for top in tops for path in top.rglob("*_pb2.py")):
+    for top, path in [(place, path) for place in tops for path in place.rglob("*_pb2.py")]:
         words = path.relative_to(top).with_suffix("").parts
         if "ttrpc" not in words:
             file = importlib.import_module(".".join(("longshore.api.services", *words))).DESCRIPTOR

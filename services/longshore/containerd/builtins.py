@@ -55,6 +55,7 @@ from longshore.containerd.mounts.manager import Activations
 from longshore.containerd.namespaces.service import NamespacesService
 from longshore.containerd.plugins import PluginRecord
 from longshore.containerd.proxies import plugin as proxies
+from longshore.containerd.restart import plugin as restart
 from longshore.containerd.sandboxes import plugin as sandboxes
 from longshore.containerd.sandboxes.controller import Controller
 from longshore.containerd.snapshots import plugin as snapshots
@@ -214,6 +215,13 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
     Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
     Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
+    Builtin(
+        restart.TYPE,
+        "restart",
+        restart.build,
+        ("io.containerd.runtime.v2",),
+        ("no", "always", "on-failure", "unless-stopped"),
+    ),
     Builtin(sandboxes.CONTROLLER, "shim", sandboxes.build_controller, ("io.containerd.runtime.v2",)),
     Builtin(_GRPC, "sandboxes", sandboxes.build_store_service, _METADATA),
     Builtin(_GRPC, "sandbox-controllers", sandboxes.build_controller_service, (sandboxes.CONTROLLER,)),

@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 from support.daemon import LONGSHORE
-from support.leaks import Watch
+from support.leaks import RUNTIME_STATE, Watch
 
 
 def test_main_job(short_tmp: Path) -> None:
+    elsewhere = _runtime_state()
     environ = os.environ | {"TMPDIR": str(short_tmp)}
     done = subprocess.run(
         [LONGSHORE, "demo"], env=environ, capture_output=True, text=True, timeout=120, check=False
@@ -22,6 +23,12 @@ def test_main_job(short_tmp: Path) -> None:
     assert "How to go on" in done.stdout
     Watch([short_tmp]).check()
     assert list(short_tmp.iterdir()) == []
+    assert _runtime_state() <= elsewhere
+
+
+def _runtime_state() -> set[str]:
+    """Demos' folders where the original's shims keep runc's state: outside of ours, whatever --state says."""
+    return {folder.name for folder in RUNTIME_STATE.glob("demo-*")}
 
 
 def test_main_job_without_root_says_what_is_missing() -> None:

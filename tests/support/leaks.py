@@ -1,4 +1,4 @@
-"""What a test left behind: mounts, processes, cgroups, network namespaces, files.
+"""What a test left behind: mounts, processes, cgroups, network namespaces, state of runtimes.
 
 The machine is shared with other tests that run at the same time, so nothing is
 compared before and after. A thing belongs to a test when it names the test's
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+RUNTIME_STATE = Path("/run/containerd/runc")  # where Go's shims keep runc's state, a folder per namespace
 SETTLES_WITHIN = 15.0  # seconds: the kernel reaps and unmounts in its own time, a shim waits 5 s to be heard
 
 
@@ -26,7 +27,13 @@ class Watch:
 
     def left(self) -> list[str]:
         """One line per leftover, as of now."""
-        return [*self._processes(), *self._mounts(), *self._cgroups(), *self._network_namespaces()]
+        return [
+            *self._processes(),
+            *self._mounts(),
+            *self._cgroups(),
+            *self._network_namespaces(),
+            *self._runtime_state(),
+        ]
 
     def check(self, within: float = SETTLES_WITHIN) -> None:
         """AssertionError that lists what is still there after `within` seconds."""
@@ -99,6 +106,10 @@ class Watch:
         return [
             f"netns {entry}" for entry in folder.iterdir() if self.names.intersection(entry.name.split("-"))
         ]
+
+    def _runtime_state(self) -> list[str]:
+        folders = [RUNTIME_STATE / name for name in self.names]
+        return [f"state {folder}" for folder in folders if folder.is_dir()]
 
 
 def _pids() -> list[int]:

@@ -213,6 +213,7 @@ class Manager:
                     ttrpc_address=settings.ttrpc_address,
                     exits_address=settings.grpc_address,
                     socket_dir=settings.socket_dir,
+                    runtime_root=settings.runtime_root,
                     debug=settings.debug,
                 )
             )

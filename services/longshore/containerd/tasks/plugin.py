@@ -60,6 +60,7 @@ def build(kit: Kit) -> None:
         socket_dir=socket_directory(str(config.state), str(given.get("socket_dir", ""))),
         log_level=config.log_level,
         environment=_environment(given),
+        runtime_root=str(config.state / "runc"),
     )
     manager = Manager(
         directories,

@@ -50,7 +50,7 @@ class Runtime(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What every shim is told about this daemon."""
+    """What every shim is told about this daemon. `runtime_root` is where the OCI runtime keeps its state."""
 
     grpc_address: str
     ttrpc_address: str
@@ -59,6 +59,7 @@ class Settings(NamedTuple):
     socket_dir: str
     log_level: str
     environment: Mapping[str, str]
+    runtime_root: str = ""
 
     @property
     def debug(self) -> bool:

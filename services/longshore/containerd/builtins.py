@@ -50,6 +50,7 @@ from longshore.containerd.images.service import ImagesService
 from longshore.containerd.introspection.service import IntrospectionService
 from longshore.containerd.leases.service import LeasesService
 from longshore.containerd.metadata.store import Store
+from longshore.containerd.monitoring import plugin as monitoring
 from longshore.containerd.mounts import plugin as mounts
 from longshore.containerd.mounts.manager import Activations
 from longshore.containerd.namespaces.service import NamespacesService
@@ -232,6 +233,8 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin("io.containerd.image-verifier.v1", "bindir", transfer.build_verifier),
     Builtin("io.containerd.transfer.v1", "local", transfer.build, (*_CONTENT, *_METADATA)),
     Builtin(_GRPC, "transfer", transfer.build_service, ("io.containerd.transfer.v1",)),
+    Builtin(monitoring.TYPE, "metrics", monitoring.build_metrics, ("io.containerd.runtime.v2",)),
+    Builtin(monitoring.TYPE, "debug", monitoring.build_debug),
     Builtin(_GRPC, "version", _version),
     Builtin(_GRPC, "reflection", _reflection),
 )

@@ -1,0 +1,62 @@
+"""Builds the metrics endpoint and the debug socket, where an address is configured for them.
+
+``[metrics] address = "127.0.0.1:1338"`` and ``[debug] address = "/run/containerd/debug.sock"``, or the same below
+``[plugins."io.containerd.server.v1.metrics"]`` and ``.debug`` in version 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from longshore.containerd.monitoring import debug
+from longshore.containerd.monitoring.http import Pages
+from longshore.containerd.monitoring.metrics import Collector
+from longshore.containerd.version import VERSION
+
+if TYPE_CHECKING:
+    from longshore.containerd.builtins import Exports, Kit
+
+TYPE: Final = "io.containerd.server.v1"
+
+
+async def build_metrics(kit: Kit) -> Exports:
+    address = str(kit.config.plugin(f"{TYPE}.metrics").get("address", ""))
+    if not address:
+        _skip("metrics")
+    pages = Pages({"/v1/metrics": Collector(kit.store, kit.manager, VERSION).page})
+    await pages.tcp(address)
+    kit.stack.push_async_callback(pages.close)
+    return {"address": address}
+
+
+async def build_debug(kit: Kit) -> Exports:
+    from longshore.containerd.daemon import remove_stale_socket, umask
+
+    given = kit.config.plugin(f"{TYPE}.debug")
+    address = str(given.get("address", "")).removeprefix("unix://")
+    if not address:
+        _skip("debug")
+    path = Path(address)
+    path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+    remove_stale_socket(path)
+    pages = Pages(debug.pages())
+    with umask(0o117):
+        await pages.unix(address)
+    os.chown(address, int(given.get("uid", os.geteuid())), int(given.get("gid", os.getegid())))
+    kit.stack.callback(_unlink, address)
+    kit.stack.push_async_callback(pages.close)
+    return {"address": address}
+
+
+def _skip(what: str) -> None:
+    from longshore.containerd.builtins import Skip
+
+    raise Skip(f"no {what} address is configured: skip plugin")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

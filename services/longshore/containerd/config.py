@@ -38,6 +38,16 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class TCP:
+    """The second door of the gRPC server, if `address` is given. With a `ca` clients must show a certificate."""
+
+    address: str = ""
+    cert: str = ""
+    key: str = ""
+    ca: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What the daemon was told, with containerd's defaults."""
 
@@ -48,6 +58,7 @@ class Config:
     gid: int = field(default_factory=os.getegid)
     max_recv_message_size: int = 16 << 20
     max_send_message_size: int = 16 << 20
+    tcp: TCP = TCP()
     ttrpc_address: str = ""
     log_level: str = "info"
     log_format: str = "text"
@@ -91,7 +102,9 @@ def parse(tables: Mapping[str, Any], source: str = "config") -> Config:
     """Turn a decoded TOML document into settings."""
     version = _version(tables, source)
     reader = _Reader(_raised(tables, version), source)
-    server = {name: reader.table("plugins", _SERVER + name) for name in ("grpc", "ttrpc", "debug")}
+    server = {
+        name: reader.table("plugins", _SERVER + name) for name in ("grpc", "grpc-tcp", "ttrpc", "debug")
+    }
     base = Config()
     return Config(
         root=Path(reader.get("root", str, str(base.root))),
@@ -103,6 +116,7 @@ def parse(tables: Mapping[str, Any], source: str = "config") -> Config:
         or base.max_recv_message_size,
         max_send_message_size=server["grpc"].get("max_send_message_size", int, 0)
         or base.max_send_message_size,
+        tcp=_tcp(server["grpc"], server["grpc-tcp"]),
         ttrpc_address=server["ttrpc"].get("address", str, ""),
         log_level=server["debug"].get("level", str, "") or base.log_level,
         log_format=server["debug"].get("format", str, "") or base.log_format,
@@ -132,6 +146,12 @@ def dump(config: Config) -> str:
             "gid": config.gid,
             "max_recv_message_size": config.max_recv_message_size,
             "max_send_message_size": config.max_send_message_size,
+        },
+        "grpc-tcp": {
+            "address": config.tcp.address,
+            "tls_cert": config.tcp.cert,
+            "tls_key": config.tcp.key,
+            "tls_ca": config.tcp.ca,
         },
         "ttrpc": {"address": config.ttrpc_socket, "uid": config.uid, "gid": config.gid},
         "debug": {"level": config.log_level, "format": config.log_format},
@@ -267,6 +287,15 @@ class _Reader:
 
 
 _KINDS: Final[dict[type[Any], str]] = {str: "a string", int: "a number", list: "a list", dict: "a table"}
+
+
+def _tcp(grpc: _Reader, own: _Reader) -> TCP:
+    """Version 4 has a table of its own for what used to be fields of ``[grpc]``."""
+
+    def field(name: str) -> str:
+        return own.get(name, str, "") or grpc.get(f"tcp_{name}", str, "")
+
+    return TCP(field("address"), field("tls_cert"), field("tls_key"), field("tls_ca"))
 
 
 def _proxy(reader: _Reader) -> Proxy:

@@ -20,9 +20,9 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2
 
-from longshore.api.errors import FailedPrecondition
+from longshore.api.errors import FailedPrecondition, InvalidArgument
 from longshore.containerd import builtins, rpc
-from longshore.containerd.config import Config
+from longshore.containerd.config import TCP, Config
 from longshore.containerd.directories import Directories
 from longshore.containerd.version import VERSION
 
@@ -95,6 +95,8 @@ class Daemon:
         )
 
     def _bind(self, server: grpc.aio.Server) -> None:
+        if self._config.tcp.address:  # first: who sees the socket may take it that we are up
+            bind_tcp(server, self._config.tcp)
         path = Path(self._config.address)
         path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         remove_stale_socket(path)
@@ -149,6 +151,25 @@ def remove_stale_socket(path: Path) -> None:
         except OSError as error:
             raise FailedPrecondition(f"{path} can't be probed: {error}") from None
     raise FailedPrecondition(f"another process is listening on {path}: stop it, or give another --address")
+
+
+def bind_tcp(server: grpc.aio.Server, tcp: TCP) -> None:
+    """Listen there, too. Raises InvalidArgument for files that can't be used, FailedPrecondition for the address."""
+    try:
+        cert, key, ca = (Path(name).read_bytes() if name else None for name in (tcp.cert, tcp.key, tcp.ca))
+    except OSError as error:
+        raise InvalidArgument(f"TLS of {tcp.address}: {error.filename}: {error.strerror}") from None
+    if (cert is None) != (key is None) or (ca and not cert):
+        raise InvalidArgument(f"TLS of {tcp.address} needs both a certificate and its key")
+    try:
+        if cert is None or key is None:
+            log.warning("anybody who reaches this address is root here: give it TLS", address=tcp.address)
+            server.add_insecure_port(tcp.address)
+        else:
+            credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
+            server.add_secure_port(tcp.address, credentials)
+    except RuntimeError as error:
+        raise FailedPrecondition(f"can't listen on {tcp.address}: {error}") from None
 
 
 def _unlink_socket(address: str) -> None:

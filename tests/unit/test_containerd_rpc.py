@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,13 @@ async def test_unexpected_errors_are_unknown_and_show_no_traceback(
         grpc.StatusCode.UNKNOWN,
         "internal error: unexpected state of the daemon, see its log",
     )
+
+
+def test_a_full_disk_is_no_internal_error() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/r/config.json")
+    words = "/r/config.json: no space left on device: resource exhausted"
+    assert rpc.status_of(full) == (errors.ResourceExhausted.code, words)
+    assert rpc.status_of(OSError(errno.EIO, "Input/output error"))[0] == errors.Error.code
 
 
 def test_texts_of_errors_can_be_sent() -> None:

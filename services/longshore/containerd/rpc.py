@@ -28,6 +28,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
 from longshore.api import errors, namespaces
+from longshore.containerd.oserrors import FULL
 
 log = structlog.get_logger("rpc")
 
@@ -212,10 +213,12 @@ async def _abort(context: Context, error: Exception, method: Callable[..., Any])
 def status_of(error: BaseException) -> tuple[int, str]:
     """gRPC code and message of an exception; what isn't ours becomes UNKNOWN "internal error: ...".
 
-    Names of classes are for the log: clients shall not learn what language this is written in.
+    But for a full disk: wherever it is met, it is the machine's state and no fault of ours. Names of classes are for the log: clients shall not learn what language this is written in.
     """
     if isinstance(error, errors.Error):
         return error.code, _sendable(error.message)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return errors.ResourceExhausted.code, _sendable(f"{_plain(error)}: resource exhausted")
     return errors.Error.code, _sendable(f"{_INTERNAL_PREFIX}{_plain(error)}")
 
 

@@ -213,7 +213,8 @@ async def _abort(context: Context, error: Exception, method: Callable[..., Any])
 def status_of(error: BaseException) -> tuple[int, str]:
     """gRPC code and message of an exception; what isn't ours becomes UNKNOWN "internal error: ...".
 
-    But for a full disk: wherever it is met, it is the machine's state and no fault of ours. Names of classes are for the log: clients shall not learn what language this is written in.
+    A full disk is the machine's state, wherever it is met, and no fault of ours.
+    Names of classes are for the log: clients shall not learn what language this is written in.
     """
     if isinstance(error, errors.Error):
         return error.code, _sendable(error.message)

@@ -6,16 +6,10 @@ images and volumes are its own business.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
-import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,9 +20,11 @@ import pytest
 
 from longshore.link import link
 from support import goparts, require, soak
+from support.daemon import Longshore
 from support.dockerd import BUSYBOX, PARTS, Dockerd
 from support.folders import short_folder
 from support.process import eventually
+from support.terminal import Terminal
 
 NO_NETWORK = ("--network", "none")  # spares dockerd's bridge where a test doesn't need it
 
@@ -45,12 +41,20 @@ def our_runc_below_gos() -> Iterator[Dockerd]:
 STACKS: dict[str, Callable[[], AbstractContextManager[Dockerd]]] = {
     "longshore": Dockerd,
     "our-runc": our_runc_below_gos,
+    "all-gos": lambda: Dockerd("real"),  # the proof of the tests themselves
 }
-if soak.SOAK:  # the proof of the tests themselves
-    STACKS["all-gos"] = lambda: Dockerd("real")
 
 
-@pytest.fixture(scope="module", params=STACKS)
+def on(*stacks: str) -> pytest.MarkDecorator:
+    """Another choice of stacks for a test than all in soak and the two with parts of ours otherwise."""
+    return pytest.mark.parametrize("shared", stacks, indirect=True, scope="module")
+
+
+# Where a test is mostly about dockerd, or takes long, the second stack is left to soak.
+ONE_STACK = on(*(STACKS if soak.SOAK else ["longshore"]))
+
+
+@pytest.fixture(scope="module", params=STACKS if soak.SOAK else ["longshore", "our-runc"])
 def shared(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
     require.root()
     require.go(*PARTS)
@@ -62,15 +66,6 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Dockerd]:
 def docker(shared: Dockerd) -> Iterator[Dockerd]:
     yield shared
     shared.clean()
-
-
-@pytest.fixture
-def own() -> Iterator[Dockerd]:
-    """A dockerd on our containerd that the test may kill."""
-    require.root()
-    require.go(*PARTS)
-    with Dockerd() as docker:
-        yield docker
 
 
 def detach(docker: Dockerd, name: str, *command: str, flags: tuple[str, ...] = NO_NETWORK) -> None:
@@ -98,61 +93,8 @@ def kill_inside(docker: Dockerd, name: str, number: int = signal.SIGKILL) -> Non
     assert docker.host.run(["kill", f"-{int(number)}", pid]).returncode == 0
 
 
-class Terminal:
-    """A command on a terminal of its own, as a user has one."""
-
-    def __init__(self, docker: Dockerd, *words: str) -> None:
-        self._master, slave = pty.openpty()
-        self._set_size(24, 80)
-        self._process = subprocess.Popen(
-            [goparts.path("docker"), *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=docker.environment(),
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.seen = ""
-
-    def _set_size(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def resize(self, lines: int, columns: int) -> None:
-        self._set_size(lines, columns)
-        self._process.send_signal(signal.SIGWINCH)
-
-    def wait_for_size(self, lines: int, columns: int) -> None:
-        """Until the shell's terminal has this size: the client sends it after the start."""
-        size = f"{lines} {columns}"
-        self.type(
-            f"until [ \"$(stty size 2>&1)\" = '{size}' ]; do sleep 0.05; done; echo size '' {columns}\n"
-        )
-        self.until(rf"size +{columns}\r\n")
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def until(self, pattern: str, within: float = 15) -> str:
-        """Read until `pattern` has been printed; it is then forgotten together with all before it."""
-        deadline = time.monotonic() + within
-        while not (found := re.search(pattern, self.seen)):
-            ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
-            if not ready:
-                raise AssertionError(f"no {pattern!r} in {self.seen!r}")
-            try:
-                self.seen += os.read(self._master, 65536).decode()
-            except OSError:
-                raise AssertionError(f"ended without {pattern!r}: {self.seen!r}") from None
-        self.seen = self.seen[found.end() :]
-        return found.group()
-
-    def end(self) -> int:
-        try:
-            return self._process.wait(15)
-        finally:
-            self._process.kill()
-            os.close(self._master)
+def terminal(docker: Dockerd, *words: str) -> Terminal:
+    return Terminal([goparts.path("docker"), *words], docker.environment())
 
 
 def test_run(docker: Dockerd) -> None:
@@ -163,6 +105,7 @@ def test_run(docker: Dockerd) -> None:
     assert docker("ps", "--all", "--quiet").stdout == ""
 
 
+@ONE_STACK
 def test_a_lot_of_output(docker: Dockerd) -> None:
     script = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
     done = docker("run", "--rm", *NO_NETWORK, BUSYBOX, "sh", "-c", script)
@@ -170,16 +113,16 @@ def test_a_lot_of_output(docker: Dockerd) -> None:
 
 
 def test_terminal(docker: Dockerd) -> None:
-    terminal = Terminal(docker, "run", "--rm", "-it", *NO_NETWORK, BUSYBOX)
+    opened = terminal(docker, "run", "--rm", "-it", *NO_NETWORK, BUSYBOX)
     try:
-        terminal.type("tty; echo $TERM\n")
-        terminal.until(r"/dev/pts/0\r\nxterm\r\n")
-        terminal.wait_for_size(24, 80)
-        terminal.resize(50, 132)
-        terminal.wait_for_size(50, 132)
-        terminal.type("exit 5\n")
+        opened.type("tty; echo $TERM\n")
+        opened.until(r"/dev/pts/0\r\nxterm\r\n")
+        opened.wait_for_size(24, 80)
+        opened.resize(50, 132)
+        opened.wait_for_size(50, 132)
+        opened.type("exit 5\n")
     finally:
-        status = terminal.end()
+        status = opened.end()
     assert status == 5
 
 
@@ -208,14 +151,14 @@ def test_exec(docker: Dockerd) -> None:
 
 def test_exec_on_a_terminal(docker: Dockerd) -> None:
     detach(docker, "box")
-    terminal = Terminal(docker, "exec", "-it", "box", "sh")
+    opened = terminal(docker, "exec", "-it", "box", "sh")
     try:
-        terminal.type("tty\n")
-        terminal.until(r"/dev/pts/\d+\r\n")
-        terminal.wait_for_size(24, 80)
-        terminal.type("exit 3\n")
+        opened.type("tty\n")
+        opened.until(r"/dev/pts/\d+\r\n")
+        opened.wait_for_size(24, 80)
+        opened.type("exit 3\n")
     finally:
-        status = terminal.end()
+        status = opened.end()
     assert status == 3
 
 
@@ -226,6 +169,7 @@ def test_attach(docker: Dockerd) -> None:
     assert done.stdout == "x\nend\n"
 
 
+@ONE_STACK
 def test_stop(docker: Dockerd) -> None:
     # Reading from `sleep` in the background, sh answers the signal at once.
     detach(docker, "polite", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait")
@@ -258,6 +202,7 @@ def test_stats(docker: Dockerd) -> None:
     assert re.match(r"[1-9][\d.]*[KM]iB / ", figures["MemUsage"])
 
 
+@ONE_STACK
 def test_restart(docker: Dockerd) -> None:
     detach(docker, "box", flags=())
     before = docker.inspect("box", ".State.Pid")
@@ -282,6 +227,7 @@ def test_update(docker: Dockerd) -> None:
     assert read == expected
 
 
+@ONE_STACK
 def test_copy(docker: Dockerd, tmp_path: Path) -> None:
     """cp in and out, of a running container and of one that ended; a running one is paused meanwhile."""
     (tmp_path / "in").write_text("carried\n")
@@ -381,6 +327,7 @@ def test_shared_namespaces(docker: Dockerd) -> None:
     assert re.search(r":pids:/$", done.stdout, re.M), done.stdout
 
 
+@ONE_STACK
 def test_published_port(docker: Dockerd) -> None:
     """The bridge, iptables and docker-proxy on a network namespace that our runtime made."""
     detach(
@@ -398,6 +345,7 @@ def test_published_port(docker: Dockerd) -> None:
     assert done.stdout == "hello\n"
 
 
+@ONE_STACK
 def test_health(docker: Dockerd) -> None:
     flags = ("--health-cmd", "test -e /tmp/well", "--health-interval", "200ms", "--health-retries", "1")
     detach(docker, "box", flags=(*flags, *NO_NETWORK))
@@ -406,12 +354,14 @@ def test_health(docker: Dockerd) -> None:
     eventually(lambda: docker.inspect("box", ".State.Health.Status") == "healthy")
 
 
+@ONE_STACK
 def test_build(docker: Dockerd, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN echo built > /file\nCMD cat /file\n")
     docker("build", "--tag", "built", tmp_path, env=docker.environment() | {"DOCKER_BUILDKIT": "0"})
     assert docker("run", "--rm", *NO_NETWORK, "built").stdout == "built\n"
 
 
+@ONE_STACK
 def test_many_at_once(docker: Dockerd) -> None:
     count = soak.times(10, 50)
     starting = [
@@ -466,6 +416,7 @@ volumes: {data: {}}
 """
 
 
+@ONE_STACK
 def test_compose(docker: Dockerd, short_tmp: Path) -> None:
     require.go("docker-compose")
     file = short_tmp / "docker-compose.yml"
@@ -473,12 +424,9 @@ def test_compose(docker: Dockerd, short_tmp: Path) -> None:
     docker.compose(file, "up", "-d")
     try:
         assert len(docker.running()) == 3
-        eventually(lambda: "from-web" in docker.compose(file, "logs", "client").stdout)
+        client = docker("ps", "--quiet", "--filter", "name=client").stdout.strip()
+        eventually(lambda: logs(docker, client)[0] == "from-web\n")
         assert docker.compose(file, "exec", "-T", "worker", "echo", "hello").stdout == "hello\n"
-        assert (
-            docker.compose(file, "run", "--rm", "client", "wget", "-q", "-O", "-", "http://web/i").stdout
-            == "from-web\n"
-        )
         docker.compose(file, "up", "-d", "--scale", "worker=3")
         assert len(docker.running()) == 5
     finally:
@@ -527,76 +475,72 @@ class Exits:
         return sorted(self._docker("events", *flags, "--format", "{{.Actor.Attributes.name}}").stdout.split())
 
 
-def test_killed_containerd_hides_no_exit(own: Dockerd) -> None:
+@on("longshore")
+def test_killed_containerd_hides_no_exit(docker: Dockerd) -> None:
     """dockerd re-subscribes a second after its stream broke, and never asks what it missed."""
     since = time.time()
-    exits = Exits(own)
+    exits = Exits(docker)
     exits.end(exits.BEFORE)
-    own.containerd.kill9()
+    docker.containerd.kill9()
     exits.end(exits.DEAD)
-    own.containerd.start()
+    docker.containerd.start()
     exits.end(exits.AGAIN)
     eventually(lambda: exits.over() == set(exits.ENDING), what="dockerd knows every exit")
-    assert own.running() == set(exits.SURVIVORS)
-    assert own("exec", "lives0", "echo", "alive").stdout == "alive\n"
-    own("rm", "--force", *exits.SURVIVORS)
+    assert docker.running() == set(exits.SURVIVORS)
+    assert docker("exec", "lives0", "echo", "alive").stdout == "alive\n"
+    docker("rm", "--force", *exits.SURVIVORS)
     assert exits.deaths(since) == sorted((*exits.ENDING, *exits.SURVIVORS))
-    assert own("run", "--rm", *NO_NETWORK, BUSYBOX, "echo", "next").stdout == "next\n"
+    assert docker("run", "--rm", *NO_NETWORK, BUSYBOX, "echo", "next").stdout == "next\n"
 
 
-@pytest.mark.parametrize("containerd", ["longshore", "real"])
-def test_exits_while_nobody_listens(containerd: str) -> None:
+@on("longshore", "all-gos")
+def test_exits_while_nobody_listens(docker: Dockerd) -> None:
     """What a dockerd that is slow to come back gets to know: all of it from ours, nothing from Debian's."""
-    require.go(*PARTS)
-    with Dockerd(containerd) as docker:
-        exits = Exits(docker)
-        with docker.frozen():
-            docker.containerd.kill9()
-            docker.containerd.start()
-            exits.end(exits.ENDING)
-            eventually(exits.reaped, within=15, what="their shims have reaped and reported them")
-        if containerd == "longshore":
-            eventually(lambda: exits.over() == set(exits.ENDING), what="dockerd knows every exit")
-            return
-        # A container that ends now is known at once: the subscription stands again, the others are lost.
-        eventually(lambda: "failed" not in docker("run", "--rm", *NO_NETWORK, BUSYBOX, "true").stderr)
-        assert exits.over() == set()
-        assert set(exits.ENDING) < docker.running()
+    exits = Exits(docker)
+    with docker.frozen():
+        docker.containerd.kill9()
+        docker.containerd.start()
+        exits.end(exits.ENDING)
+        eventually(exits.reaped, within=15, what="their shims have reaped and reported them")
+    if isinstance(docker.containerd, Longshore):
+        eventually(lambda: exits.over() == set(exits.ENDING), what="dockerd knows every exit")
+        return
+    eventually(partial(starts_containers, docker), what="the subscription stands again")
+    assert exits.over() == set()
+    assert set(exits.ENDING) < docker.running()
 
 
-@pytest.mark.skipif(not soak.SOAK, reason="the full proof is for soak")
-def test_containerd_killed_again_and_again(own: Dockerd) -> None:
+def starts_containers(docker: Dockerd) -> bool:
+    """While dockerd finds its way back to a new containerd it answers, but can't start anything."""
+    return docker("run", "--rm", *NO_NETWORK, BUSYBOX, "true", check=False).returncode == 0
+
+
+@on("longshore")
+def test_containerd_killed_again_and_again(docker: Dockerd) -> None:
     since = time.time()
-    names = []
-    for turn in range(10):
+    names: list[str] = []
+    for turn in range(soak.times(1, 10)):
         for number in range(5):
             names.append(f"t{turn}-{number}")
-            detach(own, names[-1], "sh", "-c", f"sleep 0.{number * 2 + 1}; exit 7")
-        own.containerd.kill9()
-        own.containerd.start()
-        eventually(lambda: all(state(own, name) == ("exited", 7) for name in names))
-        # While dockerd finds its way back it answers, but can't start anything.
-        eventually(lambda: own("run", "--rm", *NO_NETWORK, BUSYBOX, "true", check=False).returncode == 0)
+            detach(docker, names[-1], "sh", "-c", f"sleep 0.{number * 2 + 1}; exit 7")
+        docker.containerd.kill9()
+        docker.containerd.start()
+        eventually(lambda: {state(docker, name) for name in names} == {("exited", 7)})
+        eventually(partial(starts_containers, docker))
     flags = ("--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", "event=die")
-    died = own("events", *flags, "--format", "{{.Actor.Attributes.name}}").stdout.split()
+    died = docker("events", *flags, "--format", "{{.Actor.Attributes.name}}").stdout.split()
     assert sorted(name for name in died if name in names) == sorted(names)
 
 
 # dockerd killed above containerd
 
 
-@contextmanager
-def live_restoring(containerd: str) -> Iterator[Dockerd]:
-    require.go(*PARTS)
-    with Dockerd(containerd, flags=["--live-restore"]) as docker:
-        yield docker
-
-
-@pytest.mark.parametrize("ending", ["kill9", "stop"])
+@pytest.mark.parametrize("ending", ["kill9", "stop"] if soak.SOAK else ["kill9"])
 def test_live_restore(ending: str) -> None:
     """Containers go on without dockerd, no line of theirs is lost, and the exits meanwhile are known afterwards."""
+    require.go(*PARTS)
     script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); [ -e /tmp/go ] || sleep 0.01; done; sleep 1000"
-    with live_restoring("longshore") as docker:
+    with Dockerd(flags=["--live-restore"]) as docker:
         detach(docker, "counts", "sh", "-c", script)
         detach(docker, "ends")
         detach(docker, "again", flags=("--restart", "always", *NO_NETWORK))

@@ -87,6 +87,7 @@ IPTABLES = Part(
 
 PARTS = {
     "busybox": Part("busybox-static", "bin/busybox"),
+    "cni-bridge": Part("containernetworking-plugins", "usr/lib/cni/bridge"),
     "conmon": Part("conmon", "usr/bin/conmon", ("libglib2.0-0", "libsystemd0", "libpcre2-8-0")),
     "containerd": Part("containerd", "usr/bin/containerd"),
     "containerd-shim-runc-v2": Part("containerd", "usr/bin/containerd-shim-runc-v2"),
@@ -97,7 +98,11 @@ PARTS = {
         "docker-compose",
         "usr/bin/docker-compose",
         companions=COMPOSE_NEEDS,
-        environment=("PYTHONPATH={root}/usr/lib/python3/dist-packages:{root}/usr/lib/python3.11",),
+        # It imports 600 modules for each call: they may be compiled once.
+        environment=(
+            "PYTHONPATH={root}/usr/lib/python3/dist-packages:{root}/usr/lib/python3.11",
+            "PYTHONDONTWRITEBYTECODE=",
+        ),
         interpreter=PYTHON,
     ),
     # It runs in containers, with nothing of the host beside it.
@@ -111,6 +116,7 @@ PARTS = {
         "podman",
         "usr/bin/podman",
         ("libsubid4", "libgpgme11", "libdevmapper1.02.1", "libseccomp2", "libassuan0", "libgpg-error0"),
+        ("golang-github-containers-common", "golang-github-containers-image"),
     ),
     "runc": Part("runc", "usr/sbin/runc", ("libseccomp2",)),
     "skopeo": Part(

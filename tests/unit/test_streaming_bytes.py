@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.any_pb2 import Any
 
 from longshore.api import errors
-from longshore.api.typeurls import pack
 from longshore.api.types.transfer.streaming_pb2 import Data, WindowUpdate
+from longshore.api.typeurls import pack
 from longshore.containerd.streaming.bytestream import LARGEST, WINDOW, ByteReader, ByteWriter
 from longshore.containerd.streaming.streams import Stream, Streams
 

@@ -232,6 +232,22 @@ def test_v1_limit_and_swap_in_an_order_the_kernel_takes(
     assert ["memsw" if "memsw" in name else "limit" for name in written] == order
 
 
+@pytest.mark.parametrize(
+    ("controller", "asked"),
+    [
+        ("devices", {}),
+        ("memory", {"memory": {"limit": 20_000_000}}),
+        ("pids", {"pids": {"limit": 20}}),
+        ("blkio", {"blockIO": {"weight": 100}}),
+    ],
+)
+def test_v1_limits_need_their_controller(tmp_path: Path, controller: str, asked: dict[str, Any]) -> None:
+    """The words are runc's. Unlimited devices in silence would be a way out."""
+    cgroup = manager.Cgroup({"cpu": str(tmp_path)}, 1)
+    with pytest.raises(OSError, match=f"cannot set {controller} limit: container could not join or create"):
+        cgroup.apply(asked, device_rules=controller == "devices")
+
+
 def test_v2_swap_excludes_memory() -> None:
     assert memory.swap_only(150, 100) == 50
     assert memory.v2({"memory": {"limit": -1}}) == [("memory.swap.max", "max"), ("memory.max", "max")]

@@ -191,21 +191,25 @@ class Cgroup:
             self._apply_v1(resources, device_rules)
 
     def _apply_v1(self, resources: dict[str, Any], device_rules: bool) -> None:
-        if device_rules and "devices" in self.paths:
+        if device_rules:
             for file, value in devices.v1(devices.rules(resources)):
-                files.write_file(f"{self.paths['devices']}/{file}", value)
-        if "memory" in self.paths:
-            memory.set_limits(self.paths["memory"], resources)
+                files.write_file(f"{self._limiting('devices')}/{file}", value)
+        if any(memory.limits(resources)):
+            memory.set_limits(self._limiting("memory"), resources)
         for controller, writes in WRITES_V1:
             wanted = writes(resources)
-            if wanted and controller == "blkio" and controller in self.paths:
-                wanted = blkio.v1(resources, set(os.listdir(self.paths["blkio"])))
+            if wanted and controller == "blkio":
+                wanted = blkio.v1(resources, set(os.listdir(self._limiting(controller))))
             for file, value in wanted:
-                if controller not in self.paths:
-                    raise OSError(
-                        _ENODEV, f"cgroup controller {controller} is not mounted, needed for {file}"
-                    )
-                files.write_file(f"{self.paths[controller]}/{file}", value)
+                files.write_file(f"{self._limiting(controller)}/{file}", value)
+
+    def _limiting(self, controller: str) -> str:
+        """The v1 directory of a controller that is asked for something: what isn't mounted can't be ignored."""
+        if controller not in self.paths:
+            raise OSError(
+                _ENODEV, f"cannot set {controller} limit: container could not join or create cgroup"
+            )
+        return self.paths[controller]
 
     def _apply_v2(self, resources: dict[str, Any], device_rules: bool) -> None:
         path = self.paths[""]

@@ -29,10 +29,15 @@ def v1(resources: dict[str, Any]) -> list[tuple[str, str]]:
     return writes
 
 
+def limits(resources: dict[str, Any]) -> tuple[int, int]:
+    """Limit and memory+swap; 0 for what isn't asked for."""
+    memory = resources.get("memory") or {}
+    return memory.get("limit") or 0, memory.get("swap") or 0
+
+
 def set_limits(path: str, resources: dict[str, Any]) -> None:
     """Set limit and memory+swap of a v1 cgroup, keeping limit <= memory+swap at each step (else EINVAL)."""
-    memory = resources.get("memory") or {}
-    limit, swap = memory.get("limit") or 0, memory.get("swap") or 0
+    limit, swap = limits(resources)
     if limit == -1 and swap == 0:
         swap = -1  # unlimited memory with the old memory+swap limit would be refused
     if swap and limit:

@@ -6,7 +6,8 @@
 Nothing shadows an installed containerd unless it is asked to. A launcher holds
 the absolute path of this interpreter and ``-I``: neither the working directory
 nor PYTHON* variables decide what runs. runc, which is started for every
-container, is one precompiled file beside its launcher and runs with ``-S`` too.
+container, is one precompiled file beside its launcher and runs with ``-S`` too; its
+launcher is a native one where there is a C compiler (see longshore.oci.native).
 
 What is to be written is gathered first; a file that we didn't write is never
 replaced, and then nothing at all is written.
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from longshore.launcher import PROGRAMS
+from longshore.oci import native
 
 # The name of a launcher, and the program of `PROGRAMS` that it starts.
 LAUNCHERS: Final = {
@@ -39,6 +41,8 @@ RUNTIME_MARK: Final = b"longshore-runc"  # the name that `onefile` gives its cod
 
 # Bytes: the loader at the beginning of the precompiled runtime is shorter (6 kB), all of it much longer.
 HEAD: Final = 32 << 10
+# Bytes: the native launcher of runc, with the C library in it, is shorter.
+NATIVE_LIMIT: Final = 4 << 20
 
 # The kernel reads so much of a script to find its interpreter (BINPRM_BUF_SIZE).
 SHEBANG_LIMIT: Final = 255
@@ -100,13 +104,15 @@ def link(directory: str, python: str = sys.executable) -> list[str]:
     plan = launchers(directory, os.path.abspath(python))
     runtime = os.path.join(directory, RUNTIME)
     check(plan, runtime)
+    launcher = os.path.join(directory, "runc")
     os.makedirs(directory, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory(dir=directory, prefix=".longshore-link-") as drafts:
         for target, data in {runtime: precompiled(drafts), **plan}.items():
             draft = os.path.join(drafts, os.path.basename(target))
-            with open(draft, "wb") as file:
-                file.write(data)
+            if target != launcher or not native.build(draft, *native_launcher(runtime, python), MARK):
+                with open(draft, "wb") as file:
+                    file.write(data)
             os.chmod(draft, 0o644 if target == runtime else 0o755)
             os.replace(draft, target)
             written.append(target)
@@ -124,6 +130,12 @@ def launchers(directory: str, python: str) -> dict[str, bytes]:
             flags, body = "-I", _LAUNCHER.format(module=PROGRAMS[program], name=name)
         plan[os.path.join(directory, name)] = f"{shebang(python, flags)}\n{MARK}\n{body}".encode()
     return plan
+
+
+def native_launcher(runtime: str, python: str) -> tuple[str, list[str]]:
+    """The interpreter of runc's native launcher, and its arguments: the script by word of mouth."""
+    code = _RUNTIME_LAUNCHER.format(file=runtime, head=HEAD)
+    return os.path.abspath(python), ["-IS", "-c", code]
 
 
 def shebang(python: str, flags: str) -> str:
@@ -153,8 +165,11 @@ def ours(path: str) -> bool:
         return False
     with open(path, "rb") as file:
         data = file.read(HEAD)
+        rest = file.read(NATIVE_LIMIT) if data[:4] == b"\x7fELF" else b""
     if os.path.basename(path) == RUNTIME:
         return RUNTIME_MARK in data
+    if rest:
+        return MARK.encode() in data + rest
     return data[:2] == b"#!" and MARK.encode() in data.split(b"\n", 2)[1:2]
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from longshore import link
 from longshore.launcher import PROGRAMS
+from longshore.oci import native
 
 VERSIONS = {
     "containerd": ("--version", "containerd"),
@@ -21,14 +24,24 @@ VERSIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["native", "script"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With runc's launcher as a program, where there is a C compiler, and as the script that does without."""
+    if request.param == "native" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("linked") / "made" / "bin"
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "script":
+            patch.setattr(native, "build", lambda *_: False)
+        _link(folder)
+        yield folder
+
+
+def _link(folder: Path) -> None:
     assert set(map(Path, link.link(str(folder)))) == {
         *(folder / name for name in VERSIONS),
         folder / link.RUNTIME,
     }
-    return folder
 
 
 def test_every_launcher_has_a_program() -> None:
@@ -58,8 +71,9 @@ def test_runc_needs_nothing_but_its_file(folder: Path) -> None:
         [folder / "runc", "--root", folder / "none", "list"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    text = (folder / "runc").read_text()
-    assert text.startswith(f"#!{sys.executable} -IS\n") and str(folder / link.RUNTIME) in text
+    data = (folder / "runc").read_bytes()
+    assert data.startswith((b"\x7fELF", f"#!{sys.executable} -IS\n".encode()))
+    assert str(folder / link.RUNTIME).encode() in data
 
 
 def test_runc_of_another_python_says_so(folder: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from operator import itemgetter
+from _operator import itemgetter  # `operator` is a file to be searched and read
 
 from longshore.linux import libc
 

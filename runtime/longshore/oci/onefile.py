@@ -8,10 +8,12 @@ container's runtime doesn't depend on the installation either.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import marshal
 import os
 import sys
+from types import CodeType
 
 PACKAGES = ("longshore.linux", "longshore.oci")
 
@@ -72,8 +74,19 @@ def _collect(package: str, directory: str, found: dict[str, tuple[bool, bytes]])
             is_package = name == "__init__.py"
             module = package if is_package else f"{package}.{name[:-3]}"
             with open(path, encoding="utf-8") as source:
-                code = compile(source.read(), module, "exec", dont_inherit=True, optimize=2)
+                code = _code(source.read(), module)
             found[module] = (is_package, marshal.dumps(code))
+
+
+def _code(source: str, module: str) -> CodeType:
+    """The module compiled; the import of ``__future__``, a file to be searched and read, becomes its flag."""
+    tree = ast.parse(source)
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+    ]
+    flags = annotations.compiler_flag
+    code: CodeType = compile(tree, module, "exec", flags=flags, dont_inherit=True, optimize=2)
+    return code
 
 
 def build(target: str) -> None:

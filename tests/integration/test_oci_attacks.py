@@ -519,14 +519,14 @@ def test_a_profile_without_libseccomp_is_an_error(box: Bundle, tmp_path: Path) -
 def test_confinement_that_the_kernel_lacks_is_an_error(box: Bundle) -> None:
     from longshore.oci import config
 
-    for key, there in (
-        ("apparmorProfile", config.apparmor_enabled()),
-        ("selinuxLabel", config.selinux_enabled()),
+    for key, there, words in (
+        ("apparmorProfile", config.apparmor_enabled(), "is not enabled on this host"),
+        ("selinuxLabel", config.selinux_enabled(), "selinux is disabled or not supported"),
     ):
         if there:
             continue
         box.config["process"][key] = "some"
-        assert "is not enabled on this host" in box.run("true").stderr
+        assert words in box.run("true").stderr
         del box.config["process"][key]
 
 

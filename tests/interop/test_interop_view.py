@@ -485,9 +485,11 @@ def bundle() -> Iterator[tuple[Path, str]]:
             (root / "ns" / link.name).write_text(str(link.readlink()))
         (folder / "source/inner").mkdir(parents=True)
         (folder / "source/file").write_text("x")
-        yield folder, name
         watch = Watch([folder], [name])
-        watch.remove_cgroups()
+        try:
+            yield folder, name
+        finally:
+            watch.remove_cgroups()
         watch.check()
 
 

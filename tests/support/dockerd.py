@@ -179,9 +179,19 @@ class Dockerd:
         return set(self("ps", "--format", "{{.Names}}").stdout.split())
 
     def clean(self) -> None:
-        """Remove every container."""
+        """Remove every container, and the tasks that dockerd has forgotten.
+
+        It asks once for an ended task to be deleted, and when containerd is
+        killed just then it says so in its log and leaves the task there.
+        """
         if names := self("ps", "--all", "--quiet").stdout.split():
             self("rm", "--force", "--volumes", *names)
+        moby = ("--namespace", NAMESPACE)
+        for name in ctr.column(self.containerd.go_ctr(*moby, "tasks", "ls").stdout):
+            self.containerd.go_ctr(
+                *moby, "tasks", "rm", name, check=False
+            )  # it answers with their exit status
+            self.containerd.go_ctr(*moby, "containers", "rm", name)
 
     def _end(self) -> None:
         if self._process is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from longshore.oci.errors import (
     NotFound,
     NotRunning,
     RuntimeFailure,
+    StartFailed,
     WrongState,
     explain,
 )
@@ -299,6 +301,20 @@ def test_limits() -> None:
         program.rlimits([{"type": "RLIMIT_NOPE"}])
     with pytest.raises(InvalidConfig, match="duplicated rlimit"):
         program.rlimits([{"type": "RLIMIT_CPU"}, {"type": "RLIMIT_CPU"}])
+
+
+def test_words_for_what_cannot_be_executed(tmp_path: Path) -> None:
+    """dockerd makes exit statuses of them: 126 of "permission denied", 127 of the others."""
+    (tmp_path / "text").write_text("")
+    (tmp_path / "text").chmod(0o644)
+    for name, words in {
+        str(tmp_path): "permission denied",
+        f"{tmp_path}/text": "permission denied",
+        f"{tmp_path}/none": "no such file or directory",
+        "none": "executable file not found in $PATH",
+    }.items():
+        with pytest.raises(StartFailed, match=re.escape(words)):
+            program.resolve([name], [f"PATH={tmp_path}"])
 
 
 def test_identity_knows_what_it_does_not_know() -> None:

@@ -151,6 +151,7 @@ class Demo:
         self.steps: list[Step] = []
         self.processes: set[traces.ProcessId] = set()
         self.network: str = ""
+        self.network_fd = -1
 
     def measured(self, name: str, work: Callable[[], T], remark: Callable[[T], str] = lambda _: "") -> T:
         started = time.perf_counter()
@@ -231,6 +232,9 @@ class Demo:
         if pid:
             self.processes |= traces.lineage(pid)
             self.network = traces.namespace(pid, "net")
+            if self.network_fd < 0:
+                # Held open until all was looked for: the kernel gives a free namespace's number to the next one.
+                self.network_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def read_output(self, task: Task) -> str:
         """All it prints before it waits for us: up to the line of its last namespace."""
@@ -377,6 +381,8 @@ def perform(console: Console) -> int:
     finally:
         ignore_interrupts()
         left = traces.clean(folder, demo.namespace, demo.processes, demo.network, before)
+        if demo.network_fd >= 0:
+            os.close(demo.network_fd)
     if left:
         console.print("\n[bold red]Left behind[/]:")
         for line in left:

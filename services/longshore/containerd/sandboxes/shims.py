@@ -42,6 +42,7 @@ Key = tuple[str, str]
 
 SERVICE: Final = "containerd.runtime.sandbox.v1.Sandbox"
 _LOST: Final = 255  # exit status of a sandbox whose shim died
+_LOST_KEPT: Final = 1000
 
 Exited = Callable[[str, str, ControllerWaitResponse], Awaitable[None]]
 """(namespace, id, how it ended)"""
@@ -85,6 +86,8 @@ class ShimController:
         self._sandboxes: dict[Key, _Running] = {}
         self._coming: set[Key] = set()
         self._watchers: dict[Key, asyncio.Task[ControllerWaitResponse]] = {}
+        # How those ended whose shim died, for who asks later; the oldest go first.
+        self._lost: dict[Key, ControllerWaitResponse] = {}
 
     # -- coming ---------------------------------------------------------------------------------------------
 
@@ -95,6 +98,7 @@ class ShimController:
         if key in self._sandboxes or key in self._coming:
             raise errors.AlreadyExists(f"sandbox {id}: already exists")
         runtime = self._runtime(sandbox.runtime.name)
+        self._lost.pop(key, None)
         self._coming.add(key)
         try:
             self._sandboxes[key] = await self._created(namespace, sandbox, request, runtime)
@@ -178,6 +182,9 @@ class ShimController:
     # -- being ----------------------------------------------------------------------------------------------
 
     async def wait(self, namespace: str, id: str) -> ControllerWaitResponse:
+        lost = self._lost.get((namespace, id))
+        if lost is not None:
+            return lost
         return await asyncio.shield(self._watch(self._get(namespace, id)))
 
     async def status(self, namespace: str, id: str, verbose: bool) -> ControllerStatusResponse:
@@ -303,6 +310,9 @@ class ShimController:
             answer = ControllerWaitResponse(exit_status=_LOST, exited_at=now())
             if self._sandboxes.get(key) is running:
                 del self._sandboxes[key]
+                self._lost[key] = answer
+                if len(self._lost) > _LOST_KEPT:
+                    del self._lost[next(iter(self._lost))]
                 await self._remove(running.bundle, running.runtime, running)
         await self._exited(*key, answer)
         return answer

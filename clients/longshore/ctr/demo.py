@@ -331,7 +331,7 @@ GO_ON = """
 [bold]How to go on[/]
   longshore up                    in one terminal; Ctrl-C stops the daemon
   export CONTAINERD_ADDRESS=/run/longshore/containerd.sock
-  longshore image from-host sh ls cat -t host/tools
+  longshore image from-host sh cat tr ls sleep -t host/tools
   longshore ctr run --rm docker.io/host/tools:latest first sh -c 'echo hello; ls /'
   longshore ctr --help            the same commands as the original's
   make test                       everything that is promised, shown

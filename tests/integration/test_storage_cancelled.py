@@ -209,12 +209,17 @@ async def check_content(store: RemoteContent, root: Path) -> None:
                 break
             except errors.Unavailable:
                 assert attempt < 39
-    known = {info.digest async for block in store.list(SCOPE, []) for info in block}
-    files = {f"sha256:{name}" for name in os.listdir(place / "blobs" / "sha256")}
-    assert files == known
+    # So does an abort whose row is gone and whose directory isn't yet, or a commit the other way round.
+    for attempt in range(200):
+        known = {info.digest async for block in store.list(SCOPE, []) for info in block}
+        files = {f"sha256:{name}" for name in os.listdir(place / "blobs" / "sha256")}
+        uploads, rows = len(os.listdir(place / "ingest")), len(await store.statuses(SCOPE, []))
+        if files == known and uploads == rows:
+            break
+        assert attempt < 199, (files ^ known, uploads, rows)
+        await asyncio.sleep(0.05)
     for name in os.listdir(place / "blobs" / "sha256"):
         assert hashlib.sha256((place / "blobs" / "sha256" / name).read_bytes()).hexdigest() == name
-    assert len(os.listdir(place / "ingest")) == len(await store.statuses(SCOPE, []))
 
 
 async def check_snapshots(snapshotter: RemoteSnapshotter, root: Path) -> None:

@@ -135,11 +135,13 @@ def test_user_names_come_from_the_image(client: Client) -> None:
 
 def test_logs(client: Client, tmp_path: Path) -> None:
     log = tmp_path / "deep" / "log"
-    with client.run(BUSYBOX, ["sh", "-c", "echo out; echo err >&2"], io=LogURI(f"file://{log}")) as process:
+    lines = ["sh", "-c", "echo out; echo err >&2; exec sleep 1000"]
+    with client.run(BUSYBOX, lines, io=LogURI(f"file://{log}")) as process:
+        # While it runs: at its end Go's shim closes such a file without waiting for the second stream.
+        eventually(lambda: log.exists() and sorted(log.read_text().split()) == ["err", "out"])
+        process.kill(9)
         process.wait()
         process.delete()
-    # Go's shim closes such a file without waiting for the second stream.
-    eventually(lambda: sorted(log.read_text().split()) == ["err", "out"])
 
 
 def test_states(client: Client) -> None:

@@ -158,6 +158,7 @@ def _provide(name: str, link: Path) -> None:
     if lacks_libraries or part.environment or part.words or part.interpreter:
         _write_wrapper(link, target, part)
     else:
+        link.unlink(missing_ok=True)  # it may lead to where another version of this list had it
         link.symlink_to(target)
 
 

@@ -1,21 +1,24 @@
-"""Debian's dockerd on a containerd, ours or Debian's, both on one private host, with its docker CLI and compose.
+"""A dockerd on a containerd, ours or Debian's, both on one private host, with the docker CLI and compose.
 
-Images and containers of dockerd lie on a tmpfs of the private host, so they go
-with it; cgroups do not, and are searched for by the parent that all of a
-daemon's containers share.
+Here are what all dockerds have in common, and Debian's; ours is in
+`support.ourdockerd`. Images and containers of dockerd lie on a tmpfs of the
+private host, so they go with it; cgroups do not, and are searched for by the
+parent that all of a daemon's containers share.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from support import ctr, goparts, host, images, leaks, process
 from support.daemon import Longshore
@@ -39,34 +42,52 @@ def own_etc(folder: Path) -> str:
     return f"{overlay} && cp {cache} /etc/ld.so.cache"
 
 
-class Dockerd:
+class AnyDockerd(ABC):
     """``with Dockerd() as docker: docker("run", "--rm", BUSYBOX, "true")``.
 
     `containerd` is whose containerd is below it: "longshore" or "real";
-    `flags` are more of dockerd's. `docker.containerd` and `docker` itself have
-    `kill9` and `start`.
+    `flags` are more of dockerd's, and `config` is its daemon.json; `cli` is
+    another docker than Debian's. `docker.containerd` and `docker` itself have `kill9` and `start`.
     """
 
-    def __init__(self, containerd: str = "longshore", *, flags: Sequence[str | Path] = ()) -> None:
-        self._kind, self._flags = containerd, [str(flag) for flag in flags]
+    parts: ClassVar[tuple[str, ...]]
+    cli: Path
+
+    def __init__(
+        self,
+        containerd: str = "longshore",
+        *,
+        flags: Sequence[str | Path] = (),
+        config: dict[str, Any] | None = None,
+        cli: Path | None = None,
+    ) -> None:
+        self._kind, self._flags, self._config = containerd, [str(flag) for flag in flags], config or {}
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self.cgroup = f"t{uuid.uuid4().hex[:8]}"
         self.pid = 0
+        self.cli = cli or goparts.path("docker")
 
-    def __enter__(self) -> Dockerd:
-        for part in PARTS:
+    @abstractmethod
+    def _program(self) -> list[str | Path]:
+        """The executable and the flags that only this dockerd has."""
+
+    @abstractmethod
+    def _first_start(self) -> None:
+        """`start`, and see to it that there is an image BUSYBOX."""
+
+    def __enter__(self) -> Self:
+        for part in self.parts:
             goparts.path(part)
         with self._stack:
             self.folder = self._stack.enter_context(short_folder("dk-"))
             self.socket, self.log = self.folder / "d.sock", self.folder / "log"
-            (self.folder / "daemon.json").write_text("{}")
+            (self.folder / "daemon.json").write_text(json.dumps(self._config))
             self.watch = leaks.Watch([self.folder], [self.cgroup])
             self._stack.push(self._leaves_nothing)
             self.containerd = self._start_containerd()
             self._stack.callback(self._end)
-            self.start()
-            self("import", "-c", "ENV PATH=/bin", "-c", 'CMD ["sh"]', self._layer(), BUSYBOX)
+            self._first_start()
             self._stack = self._stack.pop_all()
         return self
 
@@ -86,28 +107,16 @@ class Dockerd:
         self.host = self._stack.enter_context(host.PrivateHost(script))
         return self._stack.enter_context(Longshore(inside=self.host))
 
-    def _layer(self) -> Path:
-        target = self.folder / "busybox.tar"
-        target.write_bytes(images.busybox_layer())
-        return target
-
     def start(self) -> None:
         """Start dockerd, first or again, and wait until it answers."""
         self.socket.unlink(missing_ok=True)
-        flags = ["--host", f"unix://{self.socket}", "--pidfile", self.folder / "d.pid"]
-        flags += [
-            "--config-file",
-            self.folder / "daemon.json",
-            "--data-root",
-            "/run/d",
-            "--exec-root",
-            "/run/docker",
-        ]
-        flags += ["--cgroup-parent", f"/{self.cgroup}", "--storage-driver", "overlay2"]
-        flags += ["--containerd", self.containerd.address]
+        flags: list[str | Path] = ["--host", f"unix://{self.socket}", "--pidfile", self.folder / "d.pid"]
+        flags += ["--config-file", self.folder / "daemon.json", "--cgroup-parent", f"/{self.cgroup}"]
+        flags += ["--data-root", "/run/d", "--exec-root", "/run/docker"]
+        flags += ["--containerd", self.containerd.address, *self._flags]
         with open(self.log, "ab") as log:
             started = self.host.popen(
-                [goparts.path("dockerd"), *map(str, flags), *self._flags],
+                [*self._program(), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,17 +154,21 @@ class Dockerd:
     def __call__(
         self, *words: str | Path, check: bool = True, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Debian's docker CLI on this daemon. Raises CommandFailed unless `check` is false or the status is 0."""
-        return self.call([goparts.path("docker"), *words], check=check, **options)
+        """The docker CLI on this daemon. Raises CommandFailed unless `check` is false or the status is 0."""
+        return self.call([self.cli, *words], check=check, **options)
 
     def compose(self, file: Path, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """docker-compose 1.29 on this daemon with the file `file`."""
         return self.call([goparts.path("docker-compose"), "--no-ansi", "--file", file, *words], check=check)
 
     def call(
-        self, command: Sequence[str | Path], *, check: bool = True, **options: Any
+        self, command: Sequence[str | Path], *, check: bool = True, inside: bool = False, **options: Any
     ) -> subprocess.CompletedProcess[str]:
-        """Any client of dockerd, told by its environment where that listens."""
+        """Any client of dockerd, told by its environment where that listens; with `inside` it runs on the private
+        host, and reaches its addresses.
+        """
+        if inside:
+            command = self.host.inside(command)
         options = {"capture_output": True, "text": True, "timeout": 60, "env": self.environment()} | options
         if "input" not in options:
             options = {"stdin": subprocess.DEVNULL} | options
@@ -186,11 +199,13 @@ class Dockerd:
         """
         if names := self("ps", "--all", "--quiet").stdout.split():
             self("rm", "--force", "--volumes", *names)
+        self._remove_tasks()
+
+    def _remove_tasks(self, *how: str) -> None:
         moby = ("--namespace", NAMESPACE)
         for name in ctr.column(self.containerd.go_ctr(*moby, "tasks", "ls").stdout):
-            self.containerd.go_ctr(
-                *moby, "tasks", "rm", name, check=False
-            )  # it answers with their exit status
+            # It answers with their exit status.
+            self.containerd.go_ctr(*moby, "tasks", "rm", *how, name, check=False)
             self.containerd.go_ctr(*moby, "containers", "rm", name)
 
     def _end(self) -> None:
@@ -198,6 +213,9 @@ class Dockerd:
             return
         try:
             self.clean()
+        except BaseException:
+            self._remove_tasks("--force")
+            raise
         finally:
             self.stop()
 
@@ -207,3 +225,18 @@ class Dockerd:
         if error is None:
             self.watch.check()
         return False
+
+
+class Dockerd(AnyDockerd):
+    """Debian's dockerd 20.10."""
+
+    parts = PARTS
+
+    def _program(self) -> list[str | Path]:
+        return [goparts.path("dockerd"), "--storage-driver", "overlay2"]
+
+    def _first_start(self) -> None:
+        self.start()
+        layer = self.folder / "busybox.tar"
+        layer.write_bytes(images.busybox_layer())
+        self("import", "-c", "ENV PATH=/bin", "-c", 'CMD ["sh"]', layer, BUSYBOX)

@@ -111,7 +111,11 @@ PARTS = {
     "docker-registry": Part("docker-registry", "usr/bin/docker-registry"),
     "dockerd": Part("docker.io", "usr/sbin/dockerd", ("libdevmapper1.02.1",)),
     "ip6tables": IPTABLES._replace(words=("ip6tables",)),
+    "ip6tables-restore": IPTABLES._replace(words=("ip6tables-restore",)),
+    "ip6tables-save": IPTABLES._replace(words=("ip6tables-save",)),
     "iptables": IPTABLES._replace(words=("iptables",)),
+    "iptables-restore": IPTABLES._replace(words=("iptables-restore",)),
+    "iptables-save": IPTABLES._replace(words=("iptables-save",)),
     "podman": Part(
         "podman",
         "usr/bin/podman",

@@ -1,0 +1,1 @@
+"""What a container does: made, started, watched, stopped, attached to, described."""

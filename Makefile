@@ -12,19 +12,22 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/pytest
+WORKERS ?= 2
 
 .PHONY: run test soak bench lint format protos compose-images venv clean
 
 run: venv
 	$(BIN)/longshore demo
 
+# WORKERS=0: in one process, in the order of the files.
 test: venv
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: venv
 	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' $(PYTEST_ARGS)
 
 bench: venv
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: venv

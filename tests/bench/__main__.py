@@ -1,6 +1,6 @@
 """``make bench``: ours and Debian's containerd side by side, in the same run.
 
-    python -m bench [--rounds N] [--per-round N] [--containers N] [--execs N] [--only SCENARIO] [--output FILE]
+    python -m bench [--quick] [--rounds N] [--per-round N] [--containers N] [--content MIB] [--only SCENARIO] ...
 
 Both daemons run at the same time on one private host (mounts, network, pids of
 its own, /run on a tmpfs as on a real machine) and take turns: a round for one,
@@ -14,15 +14,45 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bench import daemons, lifecycle, memory, report, run_command
+from bench import (
+    calls,
+    charts,
+    cold,
+    content,
+    ctr_commands,
+    daemons,
+    execs,
+    lifecycle,
+    memory,
+    pull,
+    report,
+    run_command,
+    runtimes,
+    snapshots,
+    starts,
+)
 from support import goparts
 
-SCENARIOS = {"lifecycle": lifecycle.measure, "run": run_command.measure, "memory": memory.measure}
+SCENARIOS = {
+    "lifecycle": lifecycle.measure,
+    "run": run_command.measure,
+    "ctr": ctr_commands.measure,
+    "exec": execs.measure,
+    "runc": runtimes.measure,
+    "starts": starts.measure,
+    "calls": calls.measure,
+    "snapshots": snapshots.measure,
+    "content": content.measure,
+    "pull": pull.measure,
+    "cold": cold.measure,
+    "memory": memory.measure,
+}
 INSIDE = "LONGSHORE_BENCH_INSIDE"
 NEEDED = ("containerd", "ctr", "containerd-shim-runc-v2", "runc", "busybox")
 
@@ -32,15 +62,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="turns of each daemon")
     parser.add_argument("--per-round", type=int, default=5, help="measurements in a turn")
     parser.add_argument("--containers", type=int, default=100, help="containers of the memory scenario")
+    parser.add_argument("--content", type=int, default=1024, help="MiB that are written, read and printed")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything: shows that it works")
     parser.add_argument("--execs", type=int, default=10, help="execs in each of them")
     parser.add_argument("--only", choices=sorted(SCENARIOS), action="append", help="leave the others out")
     parser.add_argument("--output", type=Path, default=goparts.PROJECT / ".cache/bench/latest.json")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.per_round, options.containers, options.content = 2, 2, 10, 64
+    return options
 
 
 def enter_private_host() -> None:
     """Run again as the second process of a private host; it ends with us, and all that is in it with it."""
-    setup = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$0" "$@"'
+    setup = 'mount -t tmpfs -o mode=755 tmpfs /run && ip link set lo up && exec "$0" "$@"'
     os.environ[INSIDE] = "1"
     os.execvp(
         "unshare",
@@ -79,9 +114,17 @@ def main() -> int:
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(document, indent=2))
+    options.output.with_suffix(".md").write_text(report.markdown(document))
+    charts.draw(results, options.output.parent)
     report.show(results)
     print(f"written to {options.output}", file=sys.stderr)
     return 0
+
+
+def version(part: str) -> str:
+    """The first line of what a Go part says of itself."""
+    answer = subprocess.run([goparts.path(part), "--version"], capture_output=True, text=True, check=True)
+    return answer.stdout.splitlines()[0]
 
 
 def machine() -> dict[str, Any]:
@@ -90,6 +133,7 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "load": os.getloadavg(),
+        "go": " and ".join(version(name) for name in ("containerd", "runc")),
     }
 
 

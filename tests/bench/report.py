@@ -48,6 +48,17 @@ def lines(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
+def markdown(document: Mapping[str, Any]) -> str:
+    """The table as it stands in a README, with the machine above it."""
+    machine = document["machine"]
+    head = (
+        f"Kernel {machine['kernel']}, {machine['processors']} processors, Python {machine['python']},"
+        f" load {machine['load'][0]:.1f} at the end; against {machine['go']}.\n\n"
+        "| scenario | measure | ours | Go | ours/Go |\n|---|---|---:|---:|---:|\n"
+    )
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in lines(document["results"]))
+
+
 def show(results: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table

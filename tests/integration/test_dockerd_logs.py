@@ -1,0 +1,167 @@
+"""Loggers of dockerd: what a container prints is recorded and passed on, whoever is or isn't there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import pytest_asyncio
+
+from longshore.dockerd.engine import Attachment, StdioPaths
+from longshore.dockerd.logs.manager import Logs
+from longshore.dockerd.records import Container, ContainerConfig, HostConfig, LogConfig
+from longshore.zygote.client import Zygote
+
+
+@pytest_asyncio.fixture
+async def zygote() -> AsyncIterator[Zygote]:
+    zygote = Zygote.spawn()
+    yield zygote
+    await zygote.close()
+
+
+@pytest.fixture
+def logs(tmp_path: Path, zygote: Zygote) -> Logs:
+    config = SimpleNamespace(exec_root=str(tmp_path / "x"), log_driver="json-file", log_opts={})
+    return Logs(cast(Any, config), zygote)
+
+
+def container(
+    folder: Path, driver: str = "", options: dict[str, str] | None = None, **config: Any
+) -> Container:
+    return Container(
+        id="c" * 64,
+        name="c",
+        created_ns=0,
+        config=ContainerConfig(**config),
+        host_config=HostConfig(log_config=LogConfig(type=driver, config=options)),
+        image_id="sha256:" + "0" * 64,
+        image_ref="busybox:latest",
+        folder=str(folder),
+    )
+
+
+class Task:
+    """A container's side of the FIFOs: both ends open, as a shim has them."""
+
+    def __init__(self, paths: StdioPaths) -> None:
+        self.stdout = os.open(paths.stdout, os.O_RDWR)
+        self.stderr = os.open(paths.stderr, os.O_RDWR) if paths.stderr else -1
+        self.stdin = os.open(paths.stdin, os.O_RDONLY | os.O_NONBLOCK) if paths.stdin else -1
+
+    async def print(self, data: bytes, *, stderr: bool = False) -> None:
+        fd = self.stderr if stderr else self.stdout
+        await asyncio.to_thread(_write, fd, data)
+
+    def exit(self) -> None:
+        for fd in {self.stdout, self.stderr, self.stdin} - {-1}:
+            os.close(fd)
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+async def gather(attachment: Attachment) -> dict[str, bytes]:
+    found = {"stdout": b"", "stderr": b""}
+    async for stream, data in attachment.output():
+        found[stream] += data
+    await attachment.close()
+    return found
+
+
+async def lines(logs: Logs, box: Container, **options: Any) -> list[bytes]:
+    options = {"follow": False, "tail": None, **options}
+    return [entry.line async for entry in logs.read(box, **options)]
+
+
+async def test_what_is_printed_is_recorded_and_passed_on(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path)
+    task_paths = await logs.open(box)
+    attachment = await logs.attach(box)
+    task = Task(task_paths)
+    await task.print(b'one "two"\nthree\n')
+    await task.print(b"oops\n", stderr=True)
+    await task.print(b"no newline")
+    task.exit()
+    await logs.ended(box)
+    assert await gather(attachment) == {"stdout": b'one "two"\nthree\nno newline', "stderr": b"oops\n"}
+    records = [json.loads(line) for line in Path(box.log_path).read_text().splitlines()]
+    assert [(r["stream"], r["log"]) for r in records if r["stream"] == "stdout"] == [
+        ("stdout", 'one "two"\n'),
+        ("stdout", "three\n"),
+        ("stdout", "no newline"),
+    ]
+    assert set(await lines(logs, box)) == {b'one "two"\n', b"three\n", b"oops\n", b"no newline"}
+    assert await lines(logs, box, tail=1) == [b"no newline"]
+    await logs.remove(box)
+    assert list(tmp_path.glob("*.log*")) == []
+    assert not (tmp_path / "x/logs" / box.id).exists()
+
+
+async def test_following_ends_with_the_streams(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    await task.print(b"before\n")
+    following = logs.read(box, follow=True, tail=None)
+    assert (await anext(following)).line == b"before\n"
+    await task.print(b"after\n")
+    assert (await anext(following)).line == b"after\n"
+    task.exit()
+    assert [entry async for entry in following] == []
+
+
+async def test_stdin_arrives_and_ends(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path, open_stdin=True)
+    task = Task(await logs.open(box))
+    attachment = await logs.attach(box)
+    text = bytes(range(256)) * 2000
+
+    async def send() -> None:
+        await attachment.write(text)
+        await attachment.close_stdin()
+
+    sending = asyncio.create_task(send())
+    os.set_blocking(task.stdin, True)
+    found = b""
+    while part := await asyncio.to_thread(os.read, task.stdin, 65536):
+        found += part
+    assert found == text
+    await sending
+    task.exit()
+    assert await gather(attachment) == {"stdout": b"", "stderr": b""}
+
+
+async def test_a_task_that_was_never_made_ends_its_logger(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path)
+    await logs.open(box)
+    assert await logs.running(box)
+    await logs.ended(box)
+    assert not await logs.running(box)
+    await logs.remove(box)
+
+
+async def test_the_container_waits_for_a_slow_client_and_the_log_misses_nothing(
+    logs: Logs, tmp_path: Path
+) -> None:
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    attachment = await logs.attach(box)
+    text = b"x" * 99 + b"\n"
+    printing = asyncio.create_task(task.print(text * 40_000))
+    done, _ = await asyncio.wait({printing}, timeout=0.2)
+    assert not done
+    found = asyncio.create_task(gather(attachment))
+    await printing
+    task.exit()
+    await logs.ended(box)
+    assert (await found)["stdout"] == text * 40_000
+    assert await lines(logs, box) == [text] * 40_000
+    await logs.remove(box)

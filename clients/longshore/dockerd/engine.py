@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from longshore.api.types.mount_pb2 import Mount
     from longshore.client import AsyncClient
     from longshore.dockerd.backend.containers import Containers
     from longshore.dockerd.build.builder import Builder
@@ -99,9 +100,30 @@ class VolumeSource(Protocol):
 
     @abstractmethod
     async def use(
-        self, name: str, container: str, driver: str = "", options: Mapping[str, str] | None = None
+        self,
+        name: str,
+        container: str,
+        driver: str = "",
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> str:
-        """Make the volume if it isn't there, count the container as its user: path on the host."""
+        """Make the volume if it isn't there, count the container as its user: path on the host. An anonymous one:
+        name 64 hex digits, labels `{volumes.documents.ANONYMOUS: ""}`."""
+
+    @abstractmethod
+    async def mount(self, name: str, container: str) -> str:
+        """At each start of the container, before its task: mounts what the volume's options name (twice is once)."""
+
+    @abstractmethod
+    async def unmount(self, name: str, container: str) -> None:
+        """When the container has stopped."""
+
+    @abstractmethod
+    async def fill(
+        self, container: str, mounts: Sequence[Mount], places: Mapping[str, str], *, rootfs: str = ""
+    ) -> None:
+        """Copy-up of all volumes of a container at once, by a worker that mounts its root (Snapshots.Mounts) for
+        itself; `places`: target -> volume."""
 
     @abstractmethod
     async def release(self, name: str, container: str) -> None: ...

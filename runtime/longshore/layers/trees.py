@@ -131,7 +131,7 @@ def usage(path: bytes | str) -> tuple[int, int]:
     """(bytes on disk, inodes) of the tree at `path`, itself included; hard links count once. (0, 0) if missing."""
     size = inodes = 0
     seen: set[Identity] = set()
-    for status in _statuses(os.fsencode(path)):
+    for status in statuses(os.fsencode(path)):
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
             if identity(status) in seen:
                 continue
@@ -141,7 +141,8 @@ def usage(path: bytes | str) -> tuple[int, int]:
     return size, inodes
 
 
-def _statuses(path: bytes) -> Iterator[os.stat_result]:
+def statuses(path: bytes) -> Iterator[os.stat_result]:
+    """Of `path` and everything below, links not followed; what vanishes meanwhile is left out."""
     try:
         yield os.lstat(path)
     except FileNotFoundError:

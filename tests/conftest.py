@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from support import leaks, require, soak
+from support import gostate, leaks, parallel, require, soak
 from support.folders import short_folder
 
 # The same examples at every run: a test that fails now and then is no gate. `make soak` looks further.
@@ -22,6 +22,7 @@ settings.register_profile("soak", max_examples=2000, database=None, deadline=Non
 settings.load_profile("soak" if soak.SOAK else "test")
 
 OWN_FOLDER = pytest.StashKey[str]()
+TURNS = pytest.StashKey[parallel.Turns]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,17 +37,39 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="lt-", dir="/tmp")
         config.option.basetemp = f"{folder}/t"
         config.stash[OWN_FOLDER] = folder
+    if parallel.is_worker():  # its basetemp lies in the one of the run
+        config.stash[TURNS] = parallel.Turns(Path(config.option.basetemp).parent)
 
 
+@pytest.hookimpl(trylast=True)  # workers have ended then
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """LONGSHORE_KEEP=1 keeps them, to be looked at."""
     folder = session.config.stash.get(OWN_FOLDER, "")
-    if folder and not os.environ.get("LONGSHORE_KEEP"):
+    if not folder:
+        return
+    gostate.remove_folders()
+    if not os.environ.get("LONGSHORE_KEEP"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    turns = item.config.stash.get(TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Data may hold the time of day, and workers must agree on names."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) and len(val) > 20 else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is a marker: integration/ is `root`, interop/ is `interop`."""
+    if parallel.is_worker():
+        parallel.longest_first(items)
     for item in items:
         parts = item.path.parts
         if "integration" in parts:

@@ -250,6 +250,7 @@ def wide(files: int) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.alone
 async def test_the_loop_stays_free(client: Client, tmp_path: Path) -> None:
     data = wide(1_500)
     descriptor = await client.put(data)

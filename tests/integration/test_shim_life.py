@@ -438,6 +438,7 @@ def test_storm_of_execs(shims: Shims, task: Task) -> None:
         assert mine == ["/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"]
 
 
+@pytest.mark.alone
 def test_group_shares_a_shim_and_a_slow_hook_stops_nobody(shims: Shims) -> None:
     first, second = shims.start("g1", group="pod"), shims.start("g2", group="pod")
     assert first.address == second.address

@@ -173,11 +173,16 @@ def _lacks_libraries(executable: Path) -> bool:
 
 def library_folders() -> list[str]:
     """The folders with shared libraries among what is unpacked so far."""
+    with _locked():
+        return _library_folders()
+
+
+def _library_folders() -> list[str]:
     return sorted({str(library.parent) for library in (CACHE / "root").rglob("lib*.so*")})
 
 
 def _write_wrapper(link: Path, target: Path, part: Part) -> None:
-    environment = [f"LD_LIBRARY_PATH={':'.join(library_folders())}"] if _lacks_libraries(target) else []
+    environment = [f"LD_LIBRARY_PATH={':'.join(_library_folders())}"] if _lacks_libraries(target) else []
     environment += [pair.format(root=CACHE / "root") for pair in part.environment]
     command = [word for word in (part.interpreter, str(target), *part.words) if word]
     script = f'#!/bin/sh\n{" ".join(environment)} exec {" ".join(command)} "$@"\n'

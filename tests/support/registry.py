@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from longshore.registry.client import Options
 from longshore.registry.client import Registry as Door
 from longshore.registry.documents import Descriptor, digest_of
 from longshore.registry.platforms import Platform
-from support import goparts, process
+from support import goparts, parallel, process
 from support.folders import short_folder
 
 # bcrypt of "secret" for the user "anna": docker-registry takes no other hash.
@@ -117,11 +118,17 @@ class Registry:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody listens on just now.
+
+    Below those that the kernel gives to clients, and each worker of a test run
+    has its own thousand: what is found free stays so until it is used.
+    """
+    first = 20000 + 1000 * (parallel.number() % 12)
+    while True:
+        port = first + random.randrange(1000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def skopeo(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:

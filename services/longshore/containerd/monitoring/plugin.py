@@ -11,9 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from longshore.containerd.monitoring import debug
-from longshore.containerd.monitoring.http import Pages
-from longshore.containerd.monitoring.metrics import Collector
 from longshore.containerd.version import VERSION
 
 if TYPE_CHECKING:
@@ -26,6 +23,9 @@ async def build_metrics(kit: Kit) -> Exports:
     address = str(kit.config.plugin(f"{TYPE}.metrics").get("address", ""))
     if not address:
         _skip("metrics")
+    from longshore.containerd.monitoring.http import Pages
+    from longshore.containerd.monitoring.metrics import Collector
+
     pages = Pages({"/v1/metrics": Collector(kit.store, kit.manager, VERSION).page})
     await pages.tcp(address)
     kit.stack.push_async_callback(pages.close)
@@ -39,6 +39,9 @@ async def build_debug(kit: Kit) -> Exports:
     address = str(given.get("address", "")).removeprefix("unix://")
     if not address:
         _skip("debug")
+    from longshore.containerd.monitoring import debug
+    from longshore.containerd.monitoring.http import Pages
+
     path = Path(address)
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     remove_stale_socket(path)

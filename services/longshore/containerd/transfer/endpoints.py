@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
@@ -21,10 +21,12 @@ from longshore.api.types.transfer.registry_pb2 import (
 from longshore.api.typeurls import type_name
 from longshore.containerd.streaming.bytestream import decoded
 from longshore.containerd.streaming.streams import Stream
-from longshore.registry.client import Options
 from longshore.registry.credentials import Credentials, Provider, anonymous
 from longshore.registry.hosts import Settings
 from longshore.registry.platforms import Platform
+
+if TYPE_CHECKING:
+    from longshore.registry.client import Options
 
 Endpoint = OCIRegistry | ImageStore | ImageImportStream | ImageExportStream
 
@@ -51,6 +53,8 @@ def registry_options(
     resolver: RegistryResolver, reference: str, folder: str, auth: Stream | None, trace: Stream | None
 ) -> Options:
     """How to reach the registry. `folder` is the daemon's own hosts directory, for requests that name none."""
+    from longshore.registry.client import Options
+
     settings = Settings(resolver.host_dir or folder, plain_http=resolver.default_scheme == "http")
     provider = asking(auth, reference) if auth is not None else anonymous
     log = _Log(trace) if trace is not None else None

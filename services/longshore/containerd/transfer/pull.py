@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from longshore.api import errors
@@ -13,10 +13,12 @@ from longshore.containerd.transfer import oci
 from longshore.containerd.transfer.progress import Progress
 from longshore.containerd.transfer.shelf import Shelf, Step, store_stream
 from longshore.containerd.transfer.tasking import running
-from longshore.registry.client import Repository
 from longshore.registry.documents import Descriptor, Document
 from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform, acceptable
+
+if TYPE_CHECKING:
+    from longshore.registry.client import Repository
 
 DEEPEST_INDEX: Final = 8
 _LABEL_LIMIT: Final = 4096

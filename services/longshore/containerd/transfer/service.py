@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
 from typing import Any as Anything
-from typing import Final, NamedTuple
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -36,10 +36,11 @@ from longshore.containerd.transfer.endpoints import endpoint, platform_of, regis
 from longshore.containerd.transfer.failures import translated
 from longshore.containerd.transfer.progress import Progress
 from longshore.containerd.transfer.pull import Intake, StoredSource, Verify, Wish, pull
-from longshore.containerd.transfer.push import Push
 from longshore.containerd.transfer.shelf import Shelf
-from longshore.registry.client import Registry, Repository
 from longshore.registry.platforms import Platform, host_platform
+
+if TYPE_CHECKING:
+    from longshore.registry.client import Repository
 
 
 class Settings(NamedTuple):
@@ -98,6 +99,8 @@ class TransferService(TransferServicer):
             progress.say(f"Completed pull from {name}", name, found)
 
     async def _push(self, shelf: Shelf, source: ImageStore, target: OCIRegistry, progress: Progress) -> None:
+        from longshore.containerd.transfer.push import Push
+
         with translated(f"push {target.reference}"):
             image = shelf.image(source.name or target.reference)
             async with AsyncExitStack() as stack:
@@ -155,6 +158,9 @@ class TransferService(TransferServicer):
     # -- what they share ------------------------------------------------------------------------------------
 
     async def _repository(self, stack: AsyncExitStack, shelf: Shelf, end: OCIRegistry) -> Repository:
+        # Only here: an HTTP client is a third of all that the daemon would load at its start.
+        from longshore.registry.client import Registry
+
         auth = self._stream(shelf.scope, end.resolver.auth_stream)
         trace = self._stream(shelf.scope, end.resolver.logs_stream)
         stack.enter_context(_closing(auth))

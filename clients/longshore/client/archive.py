@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from longshore.client.images import Image
 
 SMALL = 8 << 20  # bytes: larger is no manifest of anything
+KEPT = 64 << 20  # bytes of all the documents of an archive together: they are held in memory
+GZIP_MAGIC = b"\x1f\x8b"
 LAYOUT = {"imageLayoutVersion": "1.0.0"}
 
 
@@ -39,6 +41,7 @@ class ArchiveSource:
         self._files: dict[str, bytes] = {}
         self._stored: dict[str, Descriptor] = {}
         self._links: dict[str, str] = {}
+        self._kept = 0
         self.index: Descriptor | None = None
 
     def open(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
@@ -73,20 +76,30 @@ class ArchiveSource:
             digest = ":".join(name.split("/")[1:3])
             await self._store(name, data, member.size, digest)
         elif (name.endswith(".json") and member.size <= SMALL) or name in ("oci-layout", "repositories"):
-            self._files[name] = await asyncio.to_thread(data.read)
+            self._keep(name, await asyncio.to_thread(data.read, SMALL))
         elif name.endswith(".tar"):
             await self._store(name, data, member.size, "")
 
+    def _keep(self, name: str, data: bytes) -> None:
+        self._kept += len(name) + len(data)
+        if self._kept > KEPT:
+            raise InvalidArgument(f"archive has more than {KEPT} bytes of documents: invalid argument")
+        self._files[name] = data
+
     async def _store(self, name: str, data: IO[bytes], size: int, digest: str) -> None:
         """Write one file of the archive as a blob; `digest` is what its name promises, if anything."""
+        first = await asyncio.to_thread(data.read, CHUNK)
 
         async def blocks() -> AsyncIterator[bytes]:
-            while block := await asyncio.to_thread(data.read, CHUNK):
+            block = first
+            while block:
                 yield block
+                block = await asyncio.to_thread(data.read, CHUNK)
 
         ref = f"archive-{id(self):x}-{digest or name}"
         digest = await self._client.content.write(ref, blocks(), size=size, expected=digest)
-        self._stored[name] = Descriptor(digest=digest, size=size, media_type=oci.LAYER)
+        kind = f"{oci.DOCKER_LAYER}.gzip" if first.startswith(GZIP_MAGIC) else oci.DOCKER_LAYER
+        self._stored[name] = Descriptor(digest=digest, size=size, media_type=kind)
 
     async def _oci(self) -> list[Named]:
         data = self._files["index.json"]
@@ -99,7 +112,7 @@ class ArchiveSource:
     async def _docker(self) -> list[Named]:
         """A ``docker save`` file: layers are uncompressed tars, the manifest is ours to write."""
         named: list[Named] = []
-        for entry in _json(self._files["manifest.json"], "manifest.json"):
+        for entry in _entries(self._files["manifest.json"]):
             config_data = self._files.get(entry["Config"])
             if config_data is None:
                 raise InvalidArgument(f"archive has no {entry['Config']}: invalid argument")
@@ -107,11 +120,11 @@ class ArchiveSource:
                 media_type=oci.DOCKER_CONFIG, digest=digest_of(config_data), size=len(config_data)
             )
             await self._client.content.write(f"config-{config.digest}", config_data)
-            layers = [self._layer(path) for path in entry["Layers"]]
+            layers = [self._layer(path) for path in entry.get("Layers") or []]
             data = json.dumps(_manifest(config, layers), separators=(",", ":")).encode()
             target = Descriptor(media_type=oci.DOCKER_MANIFEST, digest=digest_of(data), size=len(data))
             await self._client.content.write(f"manifest-{target.digest}", data)
-            named += [Named(tag, target) for tag in entry.get("RepoTags") or []]
+            named += [Named(tag, target) for tag in entry.get("RepoTags") or [""]]
         return named
 
     def _layer(self, path: str) -> Descriptor:
@@ -134,6 +147,24 @@ def _json(data: bytes, what: str) -> Any:
         raise InvalidArgument(f"archive has a bad {what}: {error}: invalid argument") from None
 
 
+def _entries(data: bytes) -> list[dict[str, Any]]:
+    """The images of a manifest.json. Raises InvalidArgument for what has another form."""
+    found = _json(data, "manifest.json")
+    for entry in found if isinstance(found, list) else [None]:
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("Config"), str)
+            or not _is_strings(entry.get("Layers") or [])
+            or not _is_strings(entry.get("RepoTags") or [])
+        ):
+            raise InvalidArgument("archive has a manifest.json of another form: invalid argument")
+    return list(found)
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
 def _name(entry: dict[str, Any]) -> str:
     annotations = entry.get("annotations") or {}
     name: str = annotations.get(oci.NAME_ANNOTATION) or annotations.get(oci.REF_ANNOTATION) or ""
@@ -141,14 +172,11 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 def _manifest(config: Descriptor, layers: Sequence[Descriptor]) -> dict[str, Any]:
-    def plain(blob: Descriptor, media_type: str) -> dict[str, Any]:
-        return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
-
     return {
         "schemaVersion": 2,
         "mediaType": oci.DOCKER_MANIFEST,
-        "config": plain(config, oci.DOCKER_CONFIG),
-        "layers": [plain(layer, oci.DOCKER_LAYER) for layer in layers],
+        "config": _plain(config),
+        "layers": [_plain(layer) for layer in layers],
     }
 
 

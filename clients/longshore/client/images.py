@@ -223,7 +223,7 @@ class Images:
         images: list[Image] = []
         async with self._client.leased() as client:
             for found in await source.resolve():
-                await _store_tree(client, source, found.target)
+                await store_tree(client, source, found.target)
                 for recorded in names(found):
                     images.append(await client.images.create(recorded, found.target, replace=True))
         return [Image(self._client, image.record) for image in images]
@@ -380,8 +380,11 @@ class Images:
         return [Image(self._client, record) for record in answer.images]
 
 
-async def _store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> None:
-    """Store a blob and what it refers to: children first labelled, so that a collection never sees a gap."""
+async def store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> None:
+    """Store a blob of a source and what it refers to; the client should hold a lease.
+
+    Children are labelled first, so that a collection never sees a gap.
+    """
     try:
         await client.content.info(blob.digest)
     except NotFound:
@@ -394,7 +397,7 @@ async def _store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> 
     await client.content.label(blob.digest, oci.gc_labels(document))
     for child in oci.children(document):
         try:
-            await _store_tree(client, source, child)
+            await store_tree(client, source, child)
         except NotFound:
             # An index may name platforms that the source left out.
             if "manifests" not in document:

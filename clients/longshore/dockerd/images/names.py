@@ -1,0 +1,106 @@
+"""References in the words of the Engine API, and the names that dockerd gives records without one.
+
+containerd stores full names (``docker.io/library/busybox:latest``), clients
+see familiar ones (``busybox:latest``). A digest that a name had when it was
+pulled or pushed is a record ``docker.io/library/busybox@sha256:...``; an image
+that has no name is kept by ``moby-dangling@sha256:...``, the digest being its
+manifest's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from longshore.api.errors import InvalidArgument
+from longshore.client import references
+from longshore.client.references import DEFAULT_TAG, DOCKER_HUB, Reference
+
+__all__ = ["DANGLING", "DEFAULT_TAG", "Reference", "familiar", "familiar_name", "parse", "parse_stored"]
+
+DANGLING: Final = "moby-dangling"
+LONGEST: Final = 255  # characters of a repository's name
+SHORT_ID: Final = 12
+
+_IDENTIFIER = re.compile(r"[a-f0-9]{64}")
+_SHORT = re.compile(r"[a-f0-9]+")
+
+
+def parse(text: str) -> Reference:
+    """What a client wrote, completed. Raises InvalidArgument in the original's words."""
+    if _IDENTIFIER.fullmatch(text):
+        raise InvalidArgument(f"invalid repository name ({text}), cannot specify 64-byte hexadecimal strings")
+    try:
+        found = references.parse(text)
+    except InvalidArgument:
+        raise InvalidArgument(_what_is_wrong(text)) from None
+    if len(found.path) > LONGEST:
+        raise InvalidArgument(f"repository name must not be more than {LONGEST} characters")
+    return found
+
+
+def _what_is_wrong(text: str) -> str:
+    name = text.partition("@")[0]
+    if name != name.lower():
+        try:
+            references.parse(text.lower())
+        except InvalidArgument:
+            pass
+        else:
+            return "invalid reference format: repository name must be lowercase"
+    return "invalid reference format"
+
+
+def with_tag(repository: str, tag: str) -> Reference:
+    """``fromImage`` and ``tag``, ``repo`` and ``tag``: the tag may be a digest."""
+    found = parse(repository)
+    if not tag:
+        return found
+    separator = "@" if ":" in tag else ":"
+    return parse(f"{found.repository}{separator}{tag}")
+
+
+def parse_stored(name: str) -> Reference | None:
+    """A record's name as a reference; None for what is none, as a dangling image's."""
+    if is_dangling(name):
+        return None
+    try:
+        found = references.parse(name)
+    except InvalidArgument:
+        return None
+    return found if str(found) == name else None
+
+
+def dangling(manifest: str) -> str:
+    """The record that keeps the image with this manifest while it has no name."""
+    return f"{DANGLING}@{manifest}"
+
+
+def is_dangling(name: str) -> bool:
+    return name.startswith(f"{DANGLING}@")
+
+
+def familiar_name(reference: Reference) -> str:
+    """The repository as people write it: ``busybox``, ``user/tool``, ``host:5000/tool``."""
+    if reference.domain != DOCKER_HUB:
+        return reference.repository
+    first, slash, rest = reference.path.partition("/")
+    return rest if slash and first == "library" and "/" not in rest else reference.path
+
+
+def familiar(reference: Reference) -> str:
+    """With tag and digest as they are."""
+    tag = f":{reference.tag}" if reference.tag else ""
+    digest = f"@{reference.digest}" if reference.digest else ""
+    return f"{familiar_name(reference)}{tag}{digest}"
+
+
+def short(image_id: str) -> str:
+    """The first twelve digits of an ID."""
+    return image_id.partition(":")[2][:SHORT_ID] or image_id[:SHORT_ID]
+
+
+def id_prefix(text: str) -> str:
+    """ "sha256:" and the digits of what may be an ID or its beginning; "" if it can't be one."""
+    digits = text.removeprefix("sha256:")
+    return f"sha256:{digits}" if _SHORT.fullmatch(digits) and len(digits) <= 64 else ""

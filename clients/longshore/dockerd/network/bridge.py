@@ -1,0 +1,140 @@
+"""The bridge driver: a Linux bridge per network, its rules, and veths into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING, Final
+
+from longshore.dockerd.network import ipam, rules
+from longshore.dockerd.network.kernel import Attachment, BridgePlan
+from longshore.dockerd.network.records import NetworkRecord, PoolRecord
+from longshore.dockerd.network.registry import new_id, now
+
+if TYPE_CHECKING:
+    from longshore.dockerd.network.firewall import Firewall
+    from longshore.dockerd.network.kernel import Kernel
+    from longshore.dockerd.network.records import Endpoint, Sandbox
+    from longshore.dockerd.network.registry import Network
+    from longshore.dockerd.network.settings import Settings
+
+NAME: Final = "com.docker.network.bridge.name"
+DEFAULT: Final = "com.docker.network.bridge.default_bridge"
+ICC: Final = "com.docker.network.bridge.enable_icc"
+MASQUERADE: Final = "com.docker.network.bridge.enable_ip_masquerade"
+HOST_BINDING: Final = "com.docker.network.bridge.host_binding_ipv4"
+HOST_IPV4: Final = "com.docker.network.host_ipv4"
+MTU: Final = "com.docker.network.driver.mtu"
+
+DOCKER0: Final = "docker0"
+
+
+class Bridges:
+    """`bring_up` and `take_down` may be repeated."""
+
+    def __init__(self, settings: Settings, kernel: Kernel, firewalls: dict[int, Firewall]) -> None:
+        self._settings, self._kernel, self._firewalls = settings, kernel, firewalls
+
+    async def default_record(self, last: NetworkRecord | None, space: ipam.Space) -> NetworkRecord:
+        """The default bridge as the configuration wants it; with nothing said, as it was, or as the link is."""
+        link = self._settings.bridge or DOCKER0
+        pool = await self._default_pool(link, last, space)
+        options = {
+            DEFAULT: "true",
+            ICC: _word(self._settings.icc),
+            MASQUERADE: _word(self._settings.ip_masq),
+            HOST_BINDING: self._settings.ip,
+            NAME: link,
+            MTU: str(self._settings.mtu or 1500),
+        }
+        return NetworkRecord(
+            id=last.id if last else new_id(),
+            name="bridge",
+            driver="bridge",
+            created_ns=last.created_ns if last else now(),
+            options=options,
+            pools=[pool],
+            link=link,
+            link_is_ours=not self._settings.bridge,
+        )
+
+    async def _default_pool(self, link: str, last: NetworkRecord | None, space: ipam.Space) -> PoolRecord:
+        text = self._settings.bip
+        if not text:
+            there = await self._kernel.run(self._kernel.bridge_addresses, link)
+            text = next((each for each in there if "." in each), "")
+        if text:
+            interface = ip_interface(text)
+            subnet, gateway = str(interface.network), str(interface.ip)
+        elif last is not None and last.pools:
+            subnet, gateway = last.pools[0].subnet, last.pools[0].gateway
+        else:
+            network = space.cut(4, await self._kernel.run(self._kernel.routes))
+            space.release(network)
+            subnet, gateway = str(network), str(network[1])
+        return PoolRecord(subnet=subnet, gateway=gateway, ip_range=self._settings.fixed_cidr)
+
+    async def bring_up(self, network: Network) -> None:
+        """The link, its addresses, the rules. OSError, ServerError."""
+        plan = BridgePlan(
+            name=network.record.link,
+            addresses=network.gateways(),
+            mtu=self.mtu(network),
+            ipv6=network.record.enable_ipv6,
+            route_localnet=not self._settings.userland_proxy,
+        )
+        await self._kernel.run(self._kernel.make_bridge, plan)
+        for version, firewall in self._firewalls.items():
+            wanted = list(self.rules(network, version))
+            if wanted:
+                firewall.expect(wanted)
+                await firewall.ensure()
+
+    async def take_down(self, network: Network) -> None:
+        """Errors as `bring_up`; the link goes only if it is ours."""
+        for version, firewall in self._firewalls.items():
+            await firewall.change(remove=self.rules(network, version))
+        if network.record.link_is_ours:
+            await self._kernel.run(self._kernel.remove_link, network.record.link)
+
+    def rules(self, network: Network, version: int) -> Iterator[rules.Rule]:
+        options = network.record.options
+        subnets = network.subnets(version)
+        if not subnets:
+            return
+        yield from rules.bridge(
+            rules.BridgeFacts(
+                link=network.record.link,
+                subnets=subnets,
+                internal=network.record.internal,
+                masquerade=_is_on(options.get(MASQUERADE, "true")),
+                communicate=_is_on(options.get(ICC, "true")),
+                hairpin=not self._settings.userland_proxy,
+                source=options.get(HOST_IPV4, "") if version == 4 else "",
+            )
+        )
+
+    def attachment(self, network: Network, endpoint: Endpoint, sandbox: Sandbox) -> Attachment | None:
+        """None where the driver puts nothing into the namespace."""
+        if network.record.driver != "bridge":
+            return None
+        return Attachment(
+            endpoint,
+            sandbox.path,
+            bridge=network.record.link,
+            mtu=self.mtu(network),
+            hairpin=not self._settings.userland_proxy,
+        )
+
+    @staticmethod
+    def mtu(network: Network) -> int:
+        """0: the kernel's choice."""
+        return int(network.record.options.get(MTU, "") or 0)
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _is_on(text: str) -> bool:
+    return text.lower() in ("1", "t", "true")

@@ -1,0 +1,54 @@
+"""What the daemon is, how it goes, and what has happened: _ping, version, info, events, system/df."""
+
+from __future__ import annotations
+
+from longshore.api import errors
+from longshore.dockerd import about
+from longshore.dockerd.backend.times import parse
+from longshore.dockerd.engine import Engine
+from longshore.dockerd.events import FILTERS
+from longshore.dockerd.http import Answer, Call, Route
+
+_PING = {
+    "Builder-Version": "1",  # the classic builder: clients must not try BuildKit
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Swarm": "inactive",
+}
+
+
+async def ping(engine: Engine, call: Call) -> Answer:
+    return Answer(200, b"OK", _PING, "text/plain; charset=utf-8")
+
+
+async def version(engine: Engine, call: Call) -> Answer:
+    return Answer(200, await about.version(engine))
+
+
+async def info(engine: Engine, call: Call) -> Answer:
+    return Answer(200, await about.info(engine))
+
+
+async def events(engine: Engine, call: Call) -> None:
+    filters = call.filters(FILTERS)
+    since, until = _time(call, "since"), _time(call, "until")
+    if since and until and since > until:
+        raise errors.InvalidArgument("`since` time cannot be after `until` time")
+    async with engine.events.subscribe(since, until, filters) as happening:
+        answer = await call.stream()
+        async for event in happening:
+            await answer.line(event)
+
+
+def _time(call: Call, name: str) -> int | None:
+    text = call.query.get(name, "")
+    return parse(text) if text else None
+
+
+ROUTES = (
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/events", events),
+)

@@ -25,25 +25,38 @@ _MOUNT_HINT: Final = (
 )
 
 
+PREFIX: Final = "failed to create task for container: "
+
+
 class Failure(NamedTuple):
     exit_code: int
     error: Error
 
 
-def translate(cause: Error, prefix: str = "failed to create task for container: ") -> Failure:
+def translate(cause: Error, prefix: str = PREFIX) -> Failure:
     """By its words: a runtime's refusal has no class of its own."""
-    message = f"{prefix}{cause.message}" if prefix else cause.message
-    low = message.lower()
-    code = NOT_STARTED
-    if any(words in low for words in _NOT_FOUND_WORDS):
-        code = NOT_FOUND
-    if any(words in low for words in _NOT_EXECUTABLE_WORDS):
-        code = NOT_EXECUTABLE
-    if "not a directory" in low:
-        code, message = NOT_FOUND, message + _MOUNT_HINT
+    message = f"{prefix}{cause.message}"
+    code = _code(message)
+    if "not a directory" in message.lower():
+        message += _MOUNT_HINT
     return Failure(code, (ServerError if code == NOT_STARTED else InvalidArgument)(message))
+
+
+def _code(message: str) -> int:
+    low = message.lower()
+    if "not a directory" in low:
+        return NOT_FOUND
+    if any(words in low for words in _NOT_EXECUTABLE_WORDS):
+        return NOT_EXECUTABLE
+    return NOT_FOUND if any(words in low for words in _NOT_FOUND_WORDS) else NOT_STARTED
+
+
+def code_of(cause: BaseException) -> int:
+    """The exit code of a container whose start ended with `cause`: the command's fault only if the runtime says so."""
+    message = str(cause)
+    return _code(message) if message.startswith(PREFIX) else NOT_STARTED
 
 
 def exec_code(cause: Error) -> int:
     """The exit code of an exec that couldn't be started."""
-    return translate(cause, "").exit_code
+    return _code(cause.message)

@@ -5,32 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from longshore.api.errors import InvalidArgument
 from longshore.dockerd.records import RestartPolicy
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 60.0
 LONG_ENOUGH: Final = 10.0
 """Seconds of running after which the next delay is the first again."""
-
-NAMES: Final = ("", "no", "always", "on-failure", "unless-stopped")
-
-
-def check(policy: RestartPolicy, auto_remove: bool) -> None:
-    """Raises InvalidArgument, in the original's words."""
-    if policy.name not in NAMES:
-        raise InvalidArgument(
-            f"invalid restart policy: unknown policy '{policy.name}'; "
-            "use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
-        )
-    if policy.maximum_retry_count < 0:
-        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
-    if policy.maximum_retry_count and policy.name != "on-failure":
-        raise InvalidArgument(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
-        )
-    if auto_remove and policy.name not in ("", "no"):
-        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
 
 
 def wanted(policy: RestartPolicy, exit_code: int, manually_stopped: bool, restarts: int) -> bool:

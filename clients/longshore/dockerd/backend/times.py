@@ -101,3 +101,9 @@ def ago(seconds: float) -> str:
     if hours < 24 * 365 * 2:
         return f"{hours // 24 // 30} months"
     return f"{int(seconds / 3600) // 24 // 365} years"
+
+
+def fixed(time_ns: int) -> str:
+    """With all nine digits, as log lines are stamped."""
+    seconds, nanos = divmod(time_ns, SECOND)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"

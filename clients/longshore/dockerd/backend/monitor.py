@@ -1,0 +1,150 @@
+"""What containerd tells: the stream of task events, and the list of tasks when there was a gap in it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from longshore.api.errors import Error
+from longshore.api.events import task_pb2 as events
+from longshore.api.types.task import task_pb2
+from longshore.dockerd.backend.exits import Exit, Exits
+from longshore.dockerd.backend.live import Live
+from longshore.dockerd.backend.parts import Parts
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    from longshore.client.events import Event, Subscription
+    from longshore.client.tasks import State
+    from longshore.dockerd.backend.execs import Execs
+
+log = structlog.get_logger("dockerd.monitor")
+
+RETRY_SECONDS = 0.1
+LONGEST_RETRY = 2.0
+LOST = 255
+"""The exit code of a container whose task vanished and left no word."""
+
+
+def nanoseconds(stamp: Timestamp) -> int:
+    return max(0, stamp.seconds * 1_000_000_000 + stamp.nanos)
+
+
+class Monitor:
+    """`start` returns when the stream stands; from then on each exit is handled once, in the order of its container."""
+
+    def __init__(self, parts: Parts, exits: Exits, execs: Execs) -> None:
+        self._parts, self._exits, self._execs = parts, exits, execs
+        self._running: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
+        self._seen_ns = 0
+
+    async def start(self, reconcile: Callable[[], Awaitable[None]]) -> None:
+        """Subscribe, reconcile, then follow; the first failure is raised, later ones are tried again."""
+        since = min((live.record.state.started_ns for live in self._parts.registry if live.alive), default=0)
+        subscription = await self._subscribe(since)
+        try:
+            await reconcile()
+        except BaseException:
+            subscription.close()
+            raise
+        self._running = asyncio.create_task(self._run(subscription))
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._running, *self._working) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _subscribe(self, since_ns: int) -> Subscription:
+        """A daemon with a journal tells again what happened since then; what is known already is ignored."""
+        client = self._parts.client
+        filter = f"namespace=={client.namespace},topic~=|^/tasks/|"
+        return await client.events.subscribe(filter, since_time_ns=since_ns or time.time_ns())
+
+    async def _run(self, subscription: Subscription) -> None:
+        while True:
+            try:
+                async for event in subscription:
+                    self._seen_ns = event.time_ns
+                    self._handle(event)
+            except Error as error:
+                log.info("containerd's events ended", error=str(error))
+            except Exception:
+                log.exception("an event could not be handled")
+            subscription = await self._again()
+
+    async def _again(self) -> Subscription:
+        delay = RETRY_SECONDS
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, LONGEST_RETRY)
+            with suppress(Error):
+                subscription = await self._subscribe(self._seen_ns)
+                try:
+                    await self.reconcile()
+                except BaseException:
+                    subscription.close()
+                    raise
+                return subscription
+
+    # -- events
+
+    def _handle(self, event: Event) -> None:
+        kind = event.topic.removeprefix("/tasks/")
+        if kind not in ("exit", "oom"):
+            return
+        message = event.message
+        if isinstance(message, events.TaskOOM):
+            self._out_of_memory(message.container_id)
+        elif isinstance(message, events.TaskExit):
+            exit = Exit(message.pid, message.exit_status, nanoseconds(message.exited_at))
+            live = self._parts.registry.get(message.container_id)
+            if message.id and message.id != message.container_id:
+                self._spawn(self._execs.ended(live, message.container_id, message.id, exit))
+            elif live is not None:
+                self._spawn(self._exits.ended(live, exit))
+
+    def _out_of_memory(self, id: str) -> None:
+        live = self._parts.registry.get(id)
+        if live is not None and live.has_process:
+            live.out_of_memory = True
+            self._parts.publish(live, "oom")
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            try:
+                await work
+            except Exception:
+                log.exception("an exit could not be handled")
+
+        task = asyncio.create_task(run())
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    # -- after a gap
+
+    async def reconcile(self) -> None:
+        """Compare what should run with what does. Raises Unavailable while containerd is not there."""
+        found = {task.id: task for task in await self._parts.client.tasks.list()}
+        for live in self._parts.registry:
+            pid = live.record.state.pid
+            if live.has_process and not live.lock.locked():
+                exit = exit_of(live, found.get(live.id))
+                if exit is not None:
+                    self._spawn(self._exits.ended(live, exit._replace(pid=pid)))
+
+
+def exit_of(live: Live, task: State | None) -> Exit | None:
+    """None while it runs."""
+    if task is None:
+        return Exit(live.record.state.pid, LOST, time.time_ns())
+    if task.status == task_pb2.STOPPED:
+        return Exit(task.pid, task.exit_status, nanoseconds(task.exited_at))
+    return None

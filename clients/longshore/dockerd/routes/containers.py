@@ -1,0 +1,230 @@
+"""/containers: the verbs of containers, their streams, and what is known of them."""
+
+from __future__ import annotations
+
+import contextlib
+
+from longshore.api.errors import InvalidArgument
+from longshore.dockerd.backend import attach, detach, frames, listing, prune, times
+from longshore.dockerd.backend.live import Live
+from longshore.dockerd.engine import Engine, LogEntry
+from longshore.dockerd.http import Answer, Call, Route
+from longshore.dockerd.records import CreateBody
+
+
+async def list_all(engine: Engine, call: Call) -> Answer:
+    """GET /containers/json."""
+    limit = call.integer("limit", 0) or 0
+    filters = dict(call.filters(listing.FILTERS))
+    for name in ("before", "since"):  # the oldest form of these filters
+        if call.query.get(name):
+            filters[name] = [call.query[name]]
+    found = await engine.containers.listing.select(filters, call.flag("all"), limit)
+    size = call.flag("size")
+    lines = [await engine.containers.listing.line(live, call.version, size) for live in found]
+    return Answer(body=lines)
+
+
+async def create(engine: Engine, call: Call) -> Answer:
+    """POST /containers/create."""
+    body = await call.json(CreateBody)
+    made = await engine.containers.create(body, call.query.get("name", ""))
+    return Answer(201, {"Id": made.live.id, "Warnings": made.warnings})
+
+
+async def inspect(engine: Engine, call: Call) -> Answer:
+    """GET /containers/{name}/json."""
+    document = await engine.containers.inspect(call.path["name"], call.version, call.flag("size"))
+    return Answer(body=document)
+
+
+async def start(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/start."""
+    await engine.containers.start(call.path["name"])
+    return Answer(204)
+
+
+def _seconds(call: Call) -> int | None:
+    return call.integer("t") if call.query.get("t") else None
+
+
+def _signal(call: Call) -> str:
+    return call.query.get("signal", "")
+
+
+async def stop(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/stop."""
+    await engine.containers.stop(call.path["name"], _seconds(call), _signal(call))
+    return Answer(204)
+
+
+async def restart(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/restart."""
+    await engine.containers.restart(call.path["name"], _seconds(call), _signal(call))
+    return Answer(204)
+
+
+async def kill(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/kill."""
+    await engine.containers.kill(call.path["name"], _signal(call))
+    return Answer(204)
+
+
+async def pause(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/pause."""
+    await engine.containers.pause(call.path["name"])
+    return Answer(204)
+
+
+async def unpause(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/unpause."""
+    await engine.containers.unpause(call.path["name"])
+    return Answer(204)
+
+
+async def rename(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/rename."""
+    await engine.containers.rename(call.path["name"], call.query.get("name", ""))
+    return Answer(204)
+
+
+async def remove(engine: Engine, call: Call) -> Answer:
+    """DELETE /containers/{name}."""
+    name = call.path["name"]
+    if call.flag("link"):
+        engine.containers.unlink(name)
+    else:
+        await engine.containers.remove(name, force=call.flag("force"), volumes=call.flag("v"))
+    return Answer(204)
+
+
+async def prune_stopped(engine: Engine, call: Call) -> Answer:
+    """POST /containers/prune."""
+    return Answer(body=await engine.containers.prune(call.filters(prune.FILTERS)))
+
+
+async def resize(engine: Engine, call: Call) -> Answer:
+    """POST /containers/{name}/resize."""
+    height, width = size_of(call)
+    await engine.containers.resize(call.path["name"], height, width)
+    return Answer(200)
+
+
+def size_of(call: Call) -> tuple[int, int]:
+    """Height and width. Raises InvalidArgument."""
+    height, width = call.integer("h"), call.integer("w")
+    if height is None or width is None:
+        raise InvalidArgument("the query needs h and w")
+    return height, width
+
+
+async def wait(engine: Engine, call: Call) -> Answer | None:
+    """POST /containers/{name}/wait: the answer begins at once, so that the client knows that we are waiting."""
+    waiting = engine.containers.wait(call.path["name"], call.query.get("condition", ""))
+    answer = await call.stream()
+    outcome = await waiting
+    document: dict[str, object] = {"StatusCode": outcome.exit_code}
+    if outcome.error:
+        document["Error"] = {"Message": outcome.error}
+    elif call.version < (1, 42):
+        document["Error"] = None
+    await answer.line(document)
+    return None
+
+
+def _wishes(call: Call, live: Live) -> attach.Wishes:
+    config = live.record.config
+    stream = call.flag("stream")
+    return attach.Wishes(
+        stdin=stream and call.flag("stdin") and config.open_stdin,
+        outputs=frozenset(name for name in ("stdout", "stderr") if call.flag(name)),
+        terminal=config.tty,
+        keys=detach.parse(call.query.get("detachKeys", "")),
+        closes_stdin=config.stdin_once and not config.tty,
+    )
+
+
+async def attach_streams(engine: Engine, call: Call) -> None:
+    """POST /containers/{name}/attach."""
+    live = engine.containers.live(call.path["name"])
+    wishes = _wishes(call, live)
+    attaching = engine.containers.attaching
+    attaching.check(live)
+    reserved = attaching.reserve(live) if call.flag("stream") else None
+    try:
+        connection = await call.hijack(frames.content_type(wishes.terminal, call.version))
+        with contextlib.suppress(ConnectionError):
+            if call.flag("logs"):
+                await _replay(engine, live, connection, wishes)
+            if reserved is not None:
+                await attaching.serve(live, connection, reserved, wishes)
+    finally:
+        if reserved is not None and not reserved.done():
+            reserved.cancel()
+
+
+async def _replay(engine: Engine, live: Live, connection: attach.Connection, wishes: attach.Wishes) -> None:
+    framed = frames.framing(wishes.terminal)
+    async for entry in engine.containers.logs(live, follow=False, tail=None):
+        if entry.stream in wishes.outputs:
+            await connection.write(framed(entry.stream, entry.line))
+
+
+async def logs(engine: Engine, call: Call) -> None:
+    """GET /containers/{name}/logs."""
+    live = engine.containers.live(call.path["name"])
+    outputs = frozenset(name for name in ("stdout", "stderr") if call.flag(name))
+    if not outputs:
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    entries = engine.containers.logs(
+        live,
+        follow=call.flag("follow"),
+        tail=_tail(call.query.get("tail", "")),
+        since_ns=times.parse(call.query.get("since", "")),
+        until_ns=times.parse(call.query.get("until", "")),
+    )
+    first = await anext(entries, None)  # a driver that can't be read is an error, no stream
+    terminal = live.record.config.tty
+    answer = await call.stream(frames.content_type(terminal, call.version))
+    framed = frames.framing(terminal)
+    stamped, detailed = call.flag("timestamps"), call.flag("details")
+    entry = first
+    while entry is not None:
+        if entry.stream in outputs:
+            await answer.write(framed(entry.stream, _line(entry, stamped, detailed)))
+        entry = await anext(entries, None)
+
+
+def _tail(text: str) -> int | None:
+    """None is all; so is everything that is no number."""
+    return int(text) if text.isdigit() else None
+
+
+def _line(entry: LogEntry, stamped: bool, detailed: bool) -> bytes:
+    line = entry.line
+    if detailed:
+        words = ",".join(f"{key}={value}" for key, value in sorted(entry.attributes.items()))
+        line = f"{words} ".encode() + line
+    if stamped:
+        line = f"{times.fixed(entry.time_ns)} ".encode() + line
+    return line
+
+
+ROUTES = (
+    Route("GET", "/containers/json", list_all),
+    Route("POST", "/containers/create", create),
+    Route("POST", "/containers/prune", prune_stopped, since=(1, 25)),
+    Route("GET", "/containers/{name}/json", inspect),
+    Route("GET", "/containers/{name}/logs", logs),
+    Route("POST", "/containers/{name}/start", start),
+    Route("POST", "/containers/{name}/stop", stop),
+    Route("POST", "/containers/{name}/restart", restart),
+    Route("POST", "/containers/{name}/kill", kill),
+    Route("POST", "/containers/{name}/pause", pause),
+    Route("POST", "/containers/{name}/unpause", unpause),
+    Route("POST", "/containers/{name}/rename", rename),
+    Route("POST", "/containers/{name}/resize", resize),
+    Route("POST", "/containers/{name}/wait", wait),
+    Route("POST", "/containers/{name}/attach", attach_streams, hijacks=True),
+    Route("DELETE", "/containers/{name}", remove),
+)

@@ -214,7 +214,9 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "leases", _leases, _METADATA),
     Builtin(_GRPC, "namespaces", _namespaces, _METADATA),
     Builtin(_GRPC, "snapshots", snapshots.build_service, (snapshots.TYPE,)),
-    Builtin("io.containerd.runtime.v2", "task", tasks.build, (*_METADATA, "io.containerd.event.v1")),
+    Builtin(
+        "io.containerd.runtime.v2", "task", tasks.build, (*_CONTENT, *_METADATA, "io.containerd.event.v1")
+    ),
     Builtin(_GRPC, "tasks", tasks.build_service, ("io.containerd.runtime.v2",)),
     Builtin(
         restart.TYPE,

@@ -19,7 +19,7 @@ given back after the last of it is gone. In between it is in one of four states:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.containerd.metadata.store import Event, Store
 from longshore.containerd.tasks.bootstrap import Bootstrap
 from longshore.containerd.tasks.bundle import Bundle, Directories
+from longshore.containerd.tasks.checkpoints import FOLDER as CHECKPOINT
 from longshore.containerd.tasks.journal import EXIT_TOPIC, Journal, as_exit, life_began, reports_in
 from longshore.containerd.tasks.ledger import Exit, Ledger
 from longshore.containerd.tasks.runtimes import Program, Runtime, Runtimes, Settings, builtin_program
@@ -52,6 +53,9 @@ from longshore.zygote.client import ShimRequest, ShimStarted, WorkerDied, Worker
 log = structlog.get_logger("tasks")
 
 Key = tuple[str, str]
+
+Fill = Callable[[str], Awaitable[None]]
+"""Makes the folder whose path it is given."""
 
 BURY_AGAIN = 1.0  # seconds
 _ATTEMPTS = 3  # at a shim
@@ -133,11 +137,17 @@ class Manager:
     # -- coming --
 
     async def create(
-        self, namespace: str, runtime_name: str, spec: bytes, request: CreateTaskRequest
+        self,
+        namespace: str,
+        runtime_name: str,
+        spec: bytes,
+        request: CreateTaskRequest,
+        checkpoint: Fill | None = None,
     ) -> CreateTaskResponse:
         """Make a bundle, start its shim, create the task in it.
 
-        `request` comes without `bundle`. Raises AlreadyExists for a taken name
+        `request` comes without `bundle`. With `checkpoint`, which makes a
+        folder of images, the task comes out of that. Raises AlreadyExists for a taken name
         and whatever made it fail; then nothing is left of it.
         """
         try:
@@ -148,12 +158,24 @@ class Manager:
         pending = await self._take((namespace, request.id))
         try:
             await asyncio.to_thread(self._make_bundle, bundle, runtime, spec)
+            if checkpoint is not None:
+                request.checkpoint = await self._filled(bundle, checkpoint)
             shim = await self._started(bundle, runtime, request, pending.ledger)
         except BaseException:
             self._free((namespace, request.id), pending)
             raise
         self._settle((namespace, request.id), shim, pending)
         return CreateTaskResponse(pid=shim.ledger.pid_of(""))
+
+    async def _filled(self, bundle: Bundle, checkpoint: Fill) -> str:
+        """The folder of the images, in a bundle that goes again if there are none."""
+        folder = bundle.file(CHECKPOINT)
+        try:
+            await checkpoint(folder)
+        except BaseException:
+            await self._remove_bundle(bundle)
+            raise
+        return folder
 
     def _make_bundle(self, bundle: Bundle, runtime: Runtime, spec: bytes) -> None:
         bundle.create(spec)

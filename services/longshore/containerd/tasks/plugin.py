@@ -28,6 +28,7 @@ from longshore.api.services.tasks.v1.tasks_pb2_grpc import add_TasksServicer_to_
 from longshore.containerd.exits.service import ExitsService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.tasks.bundle import Directories
+from longshore.containerd.tasks.checkpoints import Checkpoints
 from longshore.containerd.tasks.inspection import inspect
 from longshore.containerd.tasks.manager import Manager
 from longshore.containerd.tasks.recovery import Recovery
@@ -74,7 +75,7 @@ def build(kit: Kit) -> None:
     records = Records(kit.store)
     exits = ExitsService(manager.journal)
     twin = Server(services(manager.journal))
-    kit.tasks = TasksService(manager, records.container)
+    kit.tasks = TasksService(manager, records.container, Checkpoints(kit.content))
     add_ExitsServicer_to_server(exits, kit.server)  # type: ignore[arg-type]
 
     async def start() -> None:

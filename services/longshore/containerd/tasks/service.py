@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 from google.protobuf.empty_pb2 import Empty
 
-from longshore.api.errors import Error, InvalidArgument, NotFound, Unimplemented
+from longshore.api.errors import Error, InvalidArgument, NotFound
 from longshore.api.namespaces import validate_identifier
 from longshore.api.runtime.task.v3 import shim_pb2 as shim_api
 from longshore.api.services.containers.v1.containers_pb2 import Container
@@ -49,6 +50,9 @@ from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksServicer
 from longshore.api.types.metrics_pb2 import Metric
 from longshore.api.types.task.task_pb2 import UNKNOWN, Process
 from longshore.containerd import filters, rpc
+from longshore.containerd.scope import Scope
+from longshore.containerd.tasks import checkpoints
+from longshore.containerd.tasks.checkpoints import Checkpoints
 from longshore.containerd.tasks.manager import Manager
 from longshore.containerd.tasks.runtimes import DEFAULT
 from longshore.containerd.tasks.shim import Shim
@@ -63,8 +67,8 @@ ContainerOf = Callable[[str, str], Container]
 class TasksService(TasksServicer):
     """Create, start, watch and end the processes of containers."""
 
-    def __init__(self, manager: Manager, container_of: ContainerOf) -> None:
-        self._manager = manager
+    def __init__(self, manager: Manager, container_of: ContainerOf, checkpoints: Checkpoints) -> None:
+        self._manager, self._checkpoints = manager, checkpoints
         self._container_of = container_of
 
     async def _shim(self, call: rpc.Call, container_id: str) -> Shim:
@@ -79,8 +83,8 @@ class TasksService(TasksServicer):
     async def Create(self, request: CreateTaskRequest, call: rpc.Call) -> CreateTaskResponse:
         namespace = call.namespace
         container = self._container_of(namespace, request.container_id)
-        if request.HasField("checkpoint"):
-            raise Unimplemented("create a task from a checkpoint: not implemented")
+        scope = Scope(namespace, call.lease)
+        checkpoint = request.checkpoint if request.HasField("checkpoint") else None
         if container.runtime.name == "" and not request.runtime_path:
             log.debug("container without runtime", id=container.id, runtime=DEFAULT)
         answer = await self._manager.create(
@@ -88,6 +92,7 @@ class TasksService(TasksServicer):
             request.runtime_path or container.runtime.name or DEFAULT,
             container.spec.value,
             _create_request(request, container),
+            partial(self._checkpoints.unpack, scope, checkpoint) if checkpoint is not None else None,
         )
         return CreateTaskResponse(container_id=request.container_id, pid=answer.pid)
 
@@ -281,8 +286,20 @@ class TasksService(TasksServicer):
 
     @rpc.unary(mutates=True)
     async def Checkpoint(self, request: CheckpointTaskRequest, call: rpc.Call) -> CheckpointTaskResponse:
-        await self._shim(call, request.container_id)
-        raise Unimplemented("checkpoint: not implemented")
+        shim = await self._shim(call, request.container_id)
+        wanted = checkpoints.image_path(request.options)
+        if wanted:
+            await self._write(shim, wanted, request)
+            return CheckpointTaskResponse()
+        container = self._container_of(call.namespace, request.container_id)
+        async with checkpoints.scratch(shim.bundle.work_path) as folder:
+            await self._write(shim, folder, request)
+            saved = await self._checkpoints.save(Scope(call.namespace, call.lease), container, folder)
+        return CheckpointTaskResponse(descriptors=saved)
+
+    async def _write(self, shim: Shim, folder: str, request: CheckpointTaskRequest) -> None:
+        asked = shim_api.CheckpointTaskRequest(id=shim.id, path=folder, options=request.options)
+        await shim.call("Checkpoint", asked, Empty)
 
 
 def _create_request(request: CreateTaskRequest, container: Container) -> shim_api.CreateTaskRequest:

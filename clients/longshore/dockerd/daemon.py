@@ -155,8 +155,10 @@ async def _start(part: Any, stack: AsyncExitStack) -> None:
         return
     if hasattr(part, "close"):
         stack.push_async_callback(part.close)
-    if hasattr(part, "start"):
-        await part.start()
+    # `Containers.start` starts one of them.
+    start = getattr(part, "start_up", None) or getattr(part, "start", None)
+    if start is not None:
+        await start()
 
 
 def _routes() -> Iterator[Route]:

@@ -52,6 +52,8 @@ class Creation:
             image = await parts.images.resolve(body.image)
         config = merge.merge(_config(body), merge.image_config(image.config))
         warnings = validate.create(config, host, self._settings)
+        if host.network_mode.startswith("container:"):
+            host.network_mode = f"container:{self._peer(host.network_mode.partition(':')[2]).id}"
         record = self._record(body, config, host, image)
         planned = points.plan(config, host, self._peer)
         async with AsyncExitStack() as undo:
@@ -97,7 +99,7 @@ class Creation:
         if host.network_mode == "host" or host.uts_mode == "host":
             return os.uname().nodename
         if host.network_mode.startswith("container:"):
-            return self._parts.registry.find(host.network_mode.partition(":")[2]).record.config.hostname
+            return self._peer(host.network_mode.partition(":")[2]).config.hostname
         return id[:12]
 
     async def _make(self, live: Live, image: ImageInfo, undo: AsyncExitStack) -> None:

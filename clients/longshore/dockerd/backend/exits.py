@@ -51,6 +51,7 @@ class Exits:
 
     async def _ended(self, live: Live, exit: Exit) -> None:
         live.forget_tasks()
+        await self.clean(live)
         draft = live.draft()
         self._note(draft, live, exit)
         again = not self.closing and restart.wanted(
@@ -60,7 +61,6 @@ class Exits:
             draft.restart_count,
         )
         goes = draft.host_config.auto_remove and not again and not live.kept
-        await self.clean(live)
         draft.state.status = "restarting" if again else "exited"
         if goes:  # its record is deleted in a moment: no need to write it first
             live.take(draft)

@@ -68,6 +68,9 @@ class Recovery:
             if isinstance(result, Exception):
                 log.error("a container could not be recovered", error=str(result))
         await self._sweep(snapshots)
+        running = [live.record for live in parts.registry if live.has_process]
+        await parts.networks.restore(running)
+        await parts.logs.keep_only(record.id for record in running)
         gate = asyncio.Semaphore(AT_ONCE)
         for live in parts.registry:
             if self._comes_back(live):

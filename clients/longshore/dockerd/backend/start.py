@@ -18,7 +18,7 @@ from longshore.api.services.tasks.v1 import tasks_pb2
 from longshore.client import users
 from longshore.dockerd.backend import failures, health, runtimes
 from longshore.dockerd.backend.create import LABEL
-from longshore.dockerd.backend.live import Live, Outcome
+from longshore.dockerd.backend.live import Live, Outcome, copied
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.engine import NetworkPlace, StdioPaths
 from longshore.dockerd.errors import Conflict, NotModified
@@ -83,13 +83,16 @@ class Starting:
     ) -> tuple[NetworkPlace, StdioPaths, Sequence[Mount]]:
         """Network, logger and root file system don't depend on each other."""
         parts = self._parts
-        undo.push_async_callback(parts.networks.leave, draft)
+        # By its own name for it: the networks remember the record that they were given.
+        undo.push_async_callback(parts.networks.leave, live.record)
         undo.push_async_callback(parts.logs.ended, draft)
-        network = asyncio.ensure_future(parts.networks.join(draft))
+        network = asyncio.ensure_future(parts.networks.join(live.record))
         logger = asyncio.ensure_future(parts.logs.open(draft))
         mounts = asyncio.ensure_future(self._mounts(live))
         await asyncio.wait((network, logger, mounts))  # each ends before any is undone
-        return network.result(), logger.result(), mounts.result()
+        place = network.result()
+        draft.networks, draft.ports = copied(live.record.networks), dict(live.record.ports)
+        return place, logger.result(), mounts.result()
 
     async def _mounts(self, live: Live) -> Sequence[Mount]:
         if live.mounts is None:

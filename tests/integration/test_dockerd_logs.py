@@ -1,5 +1,7 @@
 """Loggers of dockerd: what a container prints is recorded and passed on, whoever is or isn't there."""
 
+# ruff: noqa: ASYNC240  (files are what is looked at here)
+
 from __future__ import annotations
 
 import asyncio

@@ -1,0 +1,1 @@
+"""docker-proxy: carries a published port's connections to the container."""

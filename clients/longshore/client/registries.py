@@ -81,20 +81,6 @@ def _identity(user: str, token: str, registry: str) -> identities.Provider:
     return identities.static(identities.Credentials("" if token else name, token or secret), hosts)
 
 
-KINDS: dict[type[problems.RegistryError], type[errors.Error]] = {
-    problems.InvalidReference: errors.InvalidArgument,
-    problems.BadConfiguration: errors.InvalidArgument,
-    problems.NotFound: errors.NotFound,
-    problems.Unauthorized: errors.Unauthenticated,
-    problems.Denied: errors.PermissionDenied,
-    problems.RateLimited: errors.ResourceExhausted,
-    problems.Unavailable: errors.Unavailable,
-    problems.Untrusted: errors.FailedPrecondition,
-    problems.BadContent: errors.DataLoss,
-    problems.Refused: errors.FailedPrecondition,
-}
-
-
 @contextmanager
 def translated(deed: str) -> Iterator[None]:
     """Turn a registry's failure into one of `longshore.api.errors`, after `deed` ("pull busybox")."""
@@ -108,9 +94,15 @@ def translate(error: problems.RegistryError, deed: str) -> errors.Error:
     message = f"{deed}: {error.message}" if deed else error.message
     if isinstance(error, problems.NotFound):
         message += ": not found"
-    made = KINDS.get(type(error), errors.Error)(message)
+    made = errors.from_code(error.code, message)
     made.hint = error.hint or "see the README of longshore.registry for what can be configured"
     return made
+
+
+def reason(error: BaseException) -> str:
+    """What the registry itself said when this error was made by `translated`, in Docker's words; "" if nothing."""
+    cause = error.__context__
+    return cause.said if isinstance(cause, problems.RegistryError) else ""
 
 
 def message_of(blob: Descriptor) -> DescriptorMessage:

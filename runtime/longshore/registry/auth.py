@@ -72,7 +72,9 @@ class Authorizer:
             )
         if sent.startswith("Basic ") and chosen.scheme == "basic":
             raise Unauthorized(
-                f"{self._host} did not accept the user name or password", "check them with docker login"
+                f"{self._host} did not accept the user name or password",
+                "check them with docker login",
+                "unauthorized: authentication required",
             )
         self._challenge = chosen
         self._tokens.pop(tuple(sorted(scopes)), None)
@@ -81,7 +83,9 @@ class Authorizer:
         found = await self._provider(self._host)
         if found is None:
             raise Unauthorized(
-                f"{self._host} wants a user name and password", f"give --user, or docker login {self._host}"
+                f"{self._host} wants a user name and password",
+                f"give --user, or docker login {self._host}",
+                "no basic auth credentials",
             )
         return found
 
@@ -154,13 +158,13 @@ class Authorizer:
         if answer.status >= 500 or answer.status == 429:
             return Unavailable(said, "try again later")
         if answer.status == 403:
-            return Denied(said)
+            return Denied(said, said="denied: requested access to the resource is denied")
         hint = (
             "check the user name and password"
             if credentials
             else f"give --user, or docker login {self._host}"
         )
-        return Unauthorized(said, hint)
+        return Unauthorized(said, hint, "unauthorized: incorrect username or password")
 
 
 def _basic(credentials: Credentials) -> str:

@@ -63,7 +63,7 @@ def together(domain: str, capability: str, problems: Sequence[RegistryError]) ->
         )
     last = problems[-1]
     before = "".join(f"; before that, {problem.message}" for problem in problems[:-1])
-    return type(last)(last.message + before, last.hint)
+    return type(last)(last.message + before, last.hint, last.said)
 
 
 def scope(reference: Reference, *actions: str) -> str:

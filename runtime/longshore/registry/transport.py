@@ -148,6 +148,7 @@ class Transport:
         raise Unauthorized(
             f"{host.address} refuses the tokens of its own token server for {' '.join(request.scopes) or 'this'}",
             f"you may lack the right: ask the owner of the repository, or docker login {host.address}",
+            "denied: requested access to the resource is denied",
         )
 
     def _authorizer(self, host: Host) -> Authorizer:
@@ -324,14 +325,19 @@ def _cause(error: BaseException) -> str:
 async def refusal(host: Host, request: Request, response: aiohttp.ClientResponse) -> RegistryError:
     """An unexpected status as an error, with what the registry says about it. Ends the response."""
     try:
-        said = _explanation(await _bounded(response, LARGEST_ERROR))
+        body = await _bounded(response, LARGEST_ERROR)
     except CONNECTION_ERRORS:
-        said = ""
+        body = b""
     finally:
         response.close()
-    deed = f"{host.address} answered {response.status} to {request.method} {request.path.partition('?')[0]}"
+    found = _refusal(host, request, response.status, _explanation(body))
+    found.said = _reason(body)
+    return found
+
+
+def _refusal(host: Host, request: Request, status: int, said: str) -> RegistryError:
+    deed = f"{host.address} answered {status} to {request.method} {request.path.partition('?')[0]}"
     message = f"{deed}: {said}" if said else deed
-    status = response.status
     if status == 404:
         return NotFound(message, "check name and tag; some registries also hide what you may not see")
     if status == 401:
@@ -353,6 +359,16 @@ def _explanation(body: bytes) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         text = body.decode(errors="replace").strip()
         return "" if text.startswith("<") else " ".join(text.split())[:200]
+
+
+def _reason(body: bytes) -> str:
+    """The first of the specification's errors, as Docker prints them: "name unknown: repository ..."."""
+    try:
+        first = json.loads(body)["errors"][0]
+        code = str(first["code"]).lower().replace("_", " ")
+        return f"{code}: {first.get('message') or code}"[:500]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return ""
 
 
 async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:

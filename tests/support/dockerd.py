@@ -51,7 +51,6 @@ class AnyDockerd(ABC):
     """
 
     parts: ClassVar[tuple[str, ...]]
-    cli: Path
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class AnyDockerd(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self.cgroup = f"t{uuid.uuid4().hex[:8]}"
         self.pid = 0
-        self.cli = cli or goparts.path("docker")
+        self.cli, self.busybox = cli or goparts.path("docker"), goparts.path("busybox")
 
     @abstractmethod
     def _program(self) -> list[str | Path]:

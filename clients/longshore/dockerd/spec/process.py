@@ -24,7 +24,7 @@ INIT_TARGET: Final = "/sbin/docker-init"
 def make(container: Container, place: Place, *, no_new_privileges: bool, apparmor: str) -> dict[str, Any]:
     """The member `process` of a specification."""
     host, config = container.host_config, container.config
-    user = _user(config.user, host.group_add or (), place.layers)
+    user = user_of(config.user, host.group_add or (), place.layers)
     process: dict[str, Any] = {
         "terminal": config.tty,
         "user": user,
@@ -72,8 +72,8 @@ def _environment(container: Container, place: Place) -> list[str]:
     return merge_env([*given, *place.environment], config.env or ())
 
 
-def _user(name: str, groups: Sequence[str], layers: Sequence[str]) -> dict[str, Any]:
-    """Raises InvalidArgument with the original's words where the image doesn't know a name."""
+def user_of(name: str, groups: Sequence[str], layers: Sequence[str]) -> dict[str, Any]:
+    """The specification's `user`. Raises InvalidArgument, in the original's words, for a name nobody knows."""
     passwd = users.read_file(layers, "etc/passwd") if layers else b""
     group = users.read_file(layers, "etc/group") if layers else b""
     try:

@@ -27,7 +27,7 @@ Event = dict[str, Any]
 Filters = Mapping[str, Sequence[str]]
 
 FILTERS: Final = frozenset(
-    (
+    {
         "config",
         "container",
         "daemon",
@@ -39,8 +39,10 @@ FILTERS: Final = frozenset(
         "plugin",
         "scope",
         "secret",
-    )
-    + ("service", "type", "volume")
+        "service",
+        "type",
+        "volume",
+    }
 )
 
 

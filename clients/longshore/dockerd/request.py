@@ -65,6 +65,13 @@ class Exchange:
             self.read.set()
         return event
 
+    @staticmethod
+    def has_body(request: h11.Request) -> bool:
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+            for name, value in request.headers
+        )
+
     async def body(self) -> AsyncIterator[bytes]:
         while not self.read.is_set():
             event = await self.event()
@@ -106,7 +113,7 @@ class Exchange:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         self.begun, self.status = True, status
-        pairs = [(name, value.encode("utf-8")) for name, value in {**self._common, **headers}.items()]
+        pairs = [(name.encode(), value.encode()) for name, value in {**self._common, **headers}.items()]
         return self._encoded(h11.Response(status_code=status, headers=pairs, reason=reason(status)))
 
     def _encoded(self, event: h11.Event) -> bytes:

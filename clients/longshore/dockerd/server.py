@@ -37,6 +37,8 @@ HEAD_SECONDS: Final = 30.0  # from a request's first byte to the end of its head
 HANDSHAKE_SECONDS: Final = 10.0
 LINGER_SECONDS: Final = 2.0  # for a client to read our answer to a request that it is still sending
 LINGER_BYTES: Final = 64 << 20
+DRAIN_SECONDS: Final = 0.5  # for the rest of a body, before the next request
+DRAIN_BYTES: Final = 256 * 1024
 MAX_CONNECTIONS: Final = 4096
 GRACE_SECONDS: Final = 5.0  # for running requests at the end
 
@@ -64,12 +66,12 @@ class Server:
         return _Accepted(self, context)
 
     def connected(self, plain: Plain, context: ssl.SSLContext | None) -> None:
-        task = asyncio.get_running_loop().create_task(self._serve(plain, context))
+        full = len(self._tasks) >= self._max
+        task = asyncio.get_running_loop().create_task(self._serve(plain, context, full))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, plain: Plain, context: ssl.SSLContext | None) -> None:
-        full = len(self._tasks) > self._max
+    async def _serve(self, plain: Plain, context: ssl.SSLContext | None, full: bool) -> None:
         try:
             stream: Stream = plain
             if context is not None:
@@ -137,6 +139,7 @@ class Connection:
             await self._refuse(exchange, error.error_status_hint, f"malformed request: {error}")
         except TimeoutError:
             await self._refuse(exchange, 408, "the request's headers did not arrive")
+        await self._drain(exchange)
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             return True
         await self._linger()
@@ -149,7 +152,11 @@ class Connection:
             _state(_BUSY)
         async with asyncio.timeout(HEAD_SECONDS):
             event = await exchange.event()
-        return event if isinstance(event, h11.Request) else None
+            if not isinstance(event, h11.Request):
+                return None
+            if not exchange.has_body(event):
+                await exchange.event()
+        return event
 
     async def _refuse(self, exchange: Exchange, status: int, message: str) -> None:
         if exchange.begun or self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
@@ -226,9 +233,21 @@ class Connection:
             # Without the last chunk: the client must not take it for all there is.
             raise ConnectionResetError(_message(error))
 
+    async def _drain(self, exchange: Exchange) -> None:
+        """Read the rest of a body that the handler had no use for, if it is short: the connection stays."""
+        if self._http.our_state is not h11.DONE:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                left = DRAIN_BYTES
+                async for block in exchange.body():
+                    left -= len(block)
+                    if left < 0:
+                        return
+
     async def _linger(self) -> None:
         """Let the client read our answer: data of its that we never read would make the kernel reset it."""
-        if self._http.their_state is not h11.SEND_BODY:
+        if self._http.their_state not in (h11.SEND_BODY, h11.ERROR):
             return
         with contextlib.suppress(TimeoutError, ConnectionError):
             await self._stream.close_write()

@@ -8,6 +8,7 @@ close_notify is the end of what it sends and nothing more, and ours likewise.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from abc import abstractmethod
 from collections import deque
@@ -20,8 +21,10 @@ BLOCK: Final = 64 * 1024
 class Stream(Protocol):
     """A connection. One task reads, another may write meanwhile."""
 
-    peer: str
-    """For logs: "unix", or host and port."""
+    @property
+    @abstractmethod
+    def peer(self) -> str:
+        """For logs: "unix", or host and port."""
 
     @abstractmethod
     async def read(self) -> bytes:
@@ -48,13 +51,14 @@ class Plain(asyncio.Protocol):
     """A `Stream` of a socket, and its asyncio protocol."""
 
     def __init__(self) -> None:
-        self.peer = ""
+        self._peer = ""
         self._transport: asyncio.Transport | None = None
         self._arrived: deque[bytes] = deque()
         self._held = 0
         self._eof = False
         self._error: Exception | None = None
         self._lost: asyncio.Future[None] | None = None
+        self._hangup: select.epoll | None = None
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -66,7 +70,7 @@ class Plain(asyncio.Protocol):
         self._transport = transport
         self._lost = asyncio.get_running_loop().create_future()
         name = transport.get_extra_info("peername")
-        self.peer = "{}:{}".format(*name) if isinstance(name, tuple) else "unix"
+        self._peer = "{}:{}".format(*name) if isinstance(name, tuple) else "unix"
 
     def data_received(self, data: bytes) -> None:
         self._arrived.append(data)
@@ -78,9 +82,26 @@ class Plain(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._eof = True
         self._readable.set()
+        self._watch_hangup()
         return True  # our direction stays open
 
+    def _watch_hangup(self) -> None:
+        """asyncio looks no more at a socket that has come to its end; the kernel still tells when all of it has."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None or sock.fileno() < 0:
+            return
+        self._hangup = select.epoll(1)
+        self._hangup.register(sock.fileno(), 0)  # EPOLLHUP and EPOLLERR come unasked
+        asyncio.get_running_loop().add_reader(self._hangup.fileno(), self.abort)
+
+    def _forget_hangup(self) -> None:
+        if self._hangup is not None:
+            asyncio.get_running_loop().remove_reader(self._hangup.fileno())
+            self._hangup.close()
+            self._hangup = None
+
     def connection_lost(self, error: Exception | None) -> None:
+        self._forget_hangup()
         self._error = error or ConnectionResetError("the connection is closed")
         self._readable.set()
         self._writable.set()
@@ -94,6 +115,10 @@ class Plain(asyncio.Protocol):
         self._writable.set()
 
     # -- ours
+
+    @property
+    def peer(self) -> str:
+        return self._peer
 
     async def read(self) -> bytes:
         while not self._arrived:
@@ -132,6 +157,7 @@ class Plain(asyncio.Protocol):
 
     def abort(self) -> None:
         """Drop what is unsent."""
+        self._forget_hangup()
         if self._transport is not None:
             self._transport.abort()
 

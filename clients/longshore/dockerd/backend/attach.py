@@ -160,7 +160,7 @@ class Attaching:
         if attachment is None:
             return
         self._parts.publish(live, "attach")
-        streams = _Closing(attachment, lambda: self._close_io(live.id))
+        streams = _Closing(live, attachment, self._close_io)
         try:
             with suppress(ConnectionError):
                 if await join(connection, streams, wishes):
@@ -187,10 +187,15 @@ class Attaching:
 class _Closing:
     """An attachment whose end of input also closes what the shim keeps open."""
 
-    def __init__(self, attachment: Attachment, close_io: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, live: Live, attachment: Attachment, close_io: Callable[[str], Awaitable[None]]
+    ) -> None:
         self.output, self.write = attachment.output, attachment.write
-        self._attachment, self._close_io = attachment, close_io
+        self._live, self._attachment, self._close_io = live, attachment, close_io
 
     async def close_stdin(self) -> None:
-        await self._attachment.close_stdin()
-        await self._close_io()
+        """Not before the shim has the pipe open: what is in a pipe that nobody holds is lost."""
+        async with self._live.lock:
+            await self._attachment.close_stdin()
+            if self._live.has_process:
+                await self._close_io(self._live.id)

@@ -119,7 +119,8 @@ class Containers:
         """As `find`, with lock and waiters."""
         return self.registry.find(name)
 
-    def records(self) -> list[Container]:
+    def all(self) -> list[Container]:
+        """Every record."""
         return [live.record for live in self.registry]
 
     async def save(self, record: Container) -> None:

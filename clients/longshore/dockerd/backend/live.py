@@ -89,7 +89,7 @@ class Live:
         return self.record.state.status in ALIVE
 
     def outcome(self) -> Outcome:
-        return Outcome(self.record.state.exit_code, self.record.state.error)
+        return Outcome(self.record.state.exit_code)
 
     def draft(self) -> Container:
         """A copy to edit: state, networks and ports are its own."""

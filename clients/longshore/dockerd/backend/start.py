@@ -183,7 +183,7 @@ class Starting:
         draft.ports = {}
         with suppress(Error, OSError):
             await self._parts.registry.save(live, draft)
-        live.stopped.tell(Outcome(code, str(cause)))
+        live.stopped.tell(Outcome(code))
 
 
 async def forget_record(parts: Parts, id: str) -> None:

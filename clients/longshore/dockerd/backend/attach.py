@@ -133,7 +133,7 @@ class Attaching:
         future: asyncio.Future[Attachment | None] = asyncio.get_running_loop().create_future()
         live.attaching.add(future)
         future.add_done_callback(live.attaching.discard)
-        if live.has_process and live.process is not None:
+        if live.has_process:
             task = asyncio.ensure_future(self._now(live, future))
             future.add_done_callback(lambda _: task.done() or task.cancel() if future.cancelled() else None)
         return future

@@ -253,7 +253,7 @@ class Execs:
     async def _user(self, live: Live, name: str) -> dict[str, Any]:
         if live.mounts is None:
             live.mounts = await self._parts.snapshots(live).mounts(live.id)
-        return processes._user(name, live.record.host_config.group_add or (), users.layers(live.mounts))
+        return processes.user_of(name, live.record.host_config.group_add or (), users.layers(live.mounts))
 
     async def serve(self, found: Exec, connection: attach.Connection, wish: Wish) -> None:
         """Start it and join its streams with the client's until both its output and it have ended."""

@@ -113,3 +113,5 @@ class Exits:
             await self._bring_back(live)
         except Error as error:
             log.error("failed to restart the container", id=live.id, error=str(error))
+        except Exception:
+            log.exception("failed to restart the container", id=live.id)

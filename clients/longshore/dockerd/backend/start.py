@@ -75,6 +75,7 @@ class Starting:
         undo.push_async_callback(self._drop_task, live.id)
         try:
             await self._start_task(live, draft, spec, stdio, mounts)
+            await self._attach(live)  # who came in between
         except Error as error:
             raise failures.translate(error).error from error
 

@@ -19,7 +19,19 @@ from typing import IO
 import pytest
 
 # Seconds that files took, run by themselves. Those that aren't here take few, and keep their places.
-LONG: dict[str, int] = {}
+LONG = {
+    "test_interop_our_ctr": 230,
+    "test_dockerd_session": 200,
+    "test_tasks_lives": 75,
+    "test_registry_pull": 74,
+    "test_interop_dockerd": 72,
+    "test_ctr_table": 68,
+    "test_style": 60,
+    "test_shim_life": 40,
+    "test_interop_seams": 38,
+    "test_containerd_daemon": 26,
+    "test_interop_view": 24,
+}
 
 
 def number() -> int:

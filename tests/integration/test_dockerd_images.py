@@ -143,7 +143,7 @@ async def test_an_archive_without_names(images: Images) -> None:
 @pytest.mark.parametrize("name", ["nothing", "nothing:1", "nothing@sha256:" + "0" * 64])
 async def test_no_such_image(images: Images, name: str) -> None:
     whole = name if ":" in name else f"{name}:latest"
-    with pytest.raises(NotFound, match=f"^No such image: {whole}$"):
+    with pytest.raises(NotFound, match=rf"^No such image: {whole}$"):
         await images.resolve(name)
 
 
@@ -207,5 +207,5 @@ async def test_bad_archives(images: Images, archive: bytes) -> None:
 
 
 async def test_a_bad_name_in_an_archive(images: Images) -> None:
-    with pytest.raises(InvalidArgument, match="^invalid reference format"):
+    with pytest.raises(InvalidArgument, match=r"^invalid reference format"):
         await load(images, docker_archive(["../../box"], layer("a")))

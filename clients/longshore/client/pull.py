@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
-from longshore.client import oci
+from longshore.client import oci, references
 from longshore.client.content import Writer, ingest_ref
 from longshore.client.leases import Resource
 from longshore.client.registries import (
@@ -43,6 +43,7 @@ from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform, choose
 
 if TYPE_CHECKING:
+    from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
     from longshore.client.client import AsyncClient
     from longshore.client.images import Image
 
@@ -58,6 +59,10 @@ LOCKED_DELAYS = (
     0.5,
     1.0,
 )  # seconds between looks at an ingest that another pull writes
+
+
+Recorder = Callable[["AsyncClient", "DescriptorMessage", Sequence["DescriptorMessage"]], Awaitable[None]]
+"""Given a client with the pull's lease, what was resolved, and the manifests that were wanted."""
 
 
 class Wish(NamedTuple):
@@ -84,16 +89,46 @@ async def pull(
     progress: Report | None = None,
 ) -> Image:
     """See `Images.pull`."""
+
+    async def record(leased: AsyncClient, target: DescriptorMessage, _: Sequence[DescriptorMessage]) -> None:
+        await leased.images.create(references.normalize(name), target, labels or {}, replace=True)
+
+    await fetch_image(
+        client,
+        name,
+        record,
+        platform=platform,
+        all_platforms=all_platforms,
+        snapshotter=snapshotter if unpack else "",
+        downloads=downloads,
+        registry=registry,
+        progress=progress,
+    )
+    return await client.images.get(references.normalize(name), platform=platform)
+
+
+async def fetch_image(
+    client: AsyncClient,
+    name: str,
+    record: Recorder,
+    *,
+    platform: oci.Platform | None = None,
+    all_platforms: bool = False,
+    snapshotter: str = "overlayfs",
+    downloads: int = DOWNLOADS,
+    registry: Options | None = None,
+    progress: Report | None = None,
+) -> None:
+    """A pull whose caller records the names, before the lease ends."""
     wanted = Platform(*(platform or oci.host_platform()))
-    wish = Wish(wanted, all_platforms, snapshotter if unpack else "", max(downloads, 1))
+    wish = Wish(wanted, all_platforms, snapshotter, max(downloads, 1))
     with translated(f"pull {name}"):
         async with Registry(registry or options()) as door:
             repository = door.repository(name)
             full = str(repository.reference)
             async with _resumable(client, full) as leased:
-                target = await _Pull(leased, repository, wish, progress).run()
-                await leased.images.create(full, message_of(target), labels or {}, replace=True)
-    return await client.images.get(full, platform=platform)
+                target, manifests = await _Pull(leased, repository, wish, progress).run()
+                await record(leased, message_of(target), [message_of(found) for found in manifests])
 
 
 @asynccontextmanager
@@ -148,7 +183,7 @@ class _Pull:
         self._source = source_label(repository.reference.domain)
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
-    async def run(self) -> Descriptor:
+    async def run(self) -> tuple[Descriptor, list[Descriptor]]:
         target = await self._repository.resolve()
         self._report("resolved", target, 0)
         manifests = await self._manifests(target)
@@ -157,7 +192,7 @@ class _Pull:
                 await self._image(manifest)
         finally:
             await cancel_all(self._under_way.values())
-        return target
+        return target, [manifest.descriptor for manifest in manifests]
 
     # -- manifests ------------------------------------------------------------------------------------------
 
@@ -273,6 +308,7 @@ class _Pull:
         """One download a blob, however often an image has it."""
         task = self._under_way.get(blob.digest)
         if task is None:
+            self._report("waiting", blob, 0)
             task = self._under_way[blob.digest] = asyncio.create_task(self._in_turn(blob))
         return task
 

@@ -26,7 +26,7 @@ LABEL_LIMIT = 4096  # bytes of a label's key and value together
 class Progress(NamedTuple):
     """News of one blob. `offset` and `total` are bytes.
 
-    `stage` is "resolved", "exists", "downloading", "downloaded", "unpacking",
+    `stage` is "resolved", "waiting", "exists", "downloading", "downloaded", "unpacking",
     "unpacked"; of a push "checking", "exists", "mounted", "uploading", "uploaded".
     """
 
@@ -70,6 +70,41 @@ def options(
         tuple((headers or {}).items()),
         chunk_size,
         trace,
+    )
+
+
+class Access(NamedTuple):
+    """How to reach the one registry `domain`, in the words of Docker's daemon.json and its X-Registry-Auth.
+
+    `certificates` is a folder like Docker's certs.d; `mirrors` are addresses
+    that are asked first and never get the credentials; `insecure` checks no
+    certificate and goes on without TLS; `registry_token` is sent as it is.
+    """
+
+    domain: str
+    user: str = ""
+    secret: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    certificates: str = ""
+    mirrors: tuple[str, ...] = ()
+    insecure: bool = False
+    attempts: int = DEFAULT_POLICY.attempts
+
+
+def access(wanted: Access) -> Options:
+    """`wanted` as options. Nobody's config.json is read: without credentials we are anonymous."""
+    provider: identities.Provider = identities.anonymous
+    if wanted.user or wanted.identity_token:
+        name, secret = ("", wanted.identity_token) if wanted.identity_token else (wanted.user, wanted.secret)
+        host = HUB_HOST if wanted.domain == "docker.io" else wanted.domain
+        provider = identities.static(identities.Credentials(name, secret), frozenset((host,)))
+    token = (("Authorization", f"Bearer {wanted.registry_token}"),) if wanted.registry_token else ()
+    return Options(
+        Settings(wanted.certificates, mirrors=wanted.mirrors, insecure=wanted.insecure),
+        provider,
+        DEFAULT_POLICY._replace(attempts=max(wanted.attempts, 1)),
+        () if wanted.mirrors else token,
     )
 
 

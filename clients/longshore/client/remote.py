@@ -31,6 +31,11 @@ class Remote:
         with translated(f"resolve {self._repository.reference}"):
             return message_of(await self._repository.resolve())
 
+    async def tags(self) -> list[str]:
+        """All tags of the repository, sorted. Raises NotFound."""
+        with translated(f"list the tags of {self._repository.reference.repository}"):
+            return await self._repository.tags()
+
     async def fetch(self, blob: DescriptorMessage) -> AsyncIterator[bytes]:
         """The bytes of a manifest or blob, checked; `size` must be known."""
         found = Descriptor(blob.media_type, blob.digest, blob.size)

@@ -100,7 +100,7 @@ class Display:
         short = news.name.replace("-sha256:", " ")
         if news.digest not in self._tasks:
             self._tasks[news.digest] = self._bars.add_task(short, total=news.total, stage=news.stage)
-        finished = news.stage not in ("downloading", "uploading")
+        finished = news.stage not in ("waiting", "downloading", "uploading")
         self._bars.update(
             self._tasks[news.digest],
             completed=news.total if finished else news.offset,
@@ -108,7 +108,7 @@ class Display:
         )
 
     def _say(self, news: Progress) -> None:
-        if self._quiet or self._stages.get(news.digest) == news.stage:
+        if self._quiet or news.stage in ("waiting", self._stages.get(news.digest)):
             return
         self._stages[news.digest] = news.stage
         size = "" if news.stage == "resolved" else f" {tables.binary_size(news.total)}"

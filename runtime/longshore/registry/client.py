@@ -84,6 +84,10 @@ class Repository:
         """What the reference's digest or tag is now: its media type, digest and size."""
         return await resolve.resolve(self._transport, self._order, self.reference)
 
+    async def tags(self) -> list[str]:
+        """The repository's tags, sorted."""
+        return await resolve.tags(self._transport, self._order, self.reference)
+
     def open(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
         """The bytes of a blob from `offset` on, in blocks of about a mebibyte.
 

@@ -76,16 +76,21 @@ class Settings(NamedTuple):
     folder: str = ""
     plain_http: bool = False
     tls: TLS = TLS()
+    mirrors: tuple[str, ...] = ()
+    """Addresses that are asked before the registry itself when there is no hosts.toml; never pushed to."""
+    insecure: bool = False
+    """As Docker has it: certificates aren't checked, and plain HTTP will do where there is no TLS."""
 
 
 def hosts_for(domain: str, settings: Settings) -> list[Host]:
     """Where to ask for images of `domain`, in order. Raises BadConfiguration."""
     folder = _folder_of(domain, settings.folder) if settings.folder else None
     if folder is None:
-        return [default_host(domain, settings)]
+        return [*map(_mirror, settings.mirrors), default_host(domain, settings)]
     file = folder / "hosts.toml"
     if not file.exists():
-        return [default_host(domain, settings._replace(tls=_docker_style(folder) or settings.tls))]
+        own = default_host(domain, settings._replace(tls=_docker_style(folder) or settings.tls))
+        return [*map(_mirror, settings.mirrors), own]
     return _read(file, domain, settings)
 
 
@@ -97,9 +102,17 @@ def default_host(domain: str, settings: Settings) -> Host:
     return Host(
         "http" if settings.plain_http else "https",
         address,
-        tls=settings.tls,
-        may_be_plain=local and not settings.plain_http,
+        tls=settings.tls._replace(skip_verify=True) if settings.insecure else settings.tls,
+        may_be_plain=(local or settings.insecure) and not settings.plain_http,
     )
+
+
+def _mirror(url: str) -> Host:
+    """Docker's mirrors: whole addresses, below which the API begins."""
+    parts = urlsplit(url if "://" in url else f"https://{url}")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise BadConfiguration(f"{url!r} is no address of a mirror", "write it as https://host[:port]")
+    return Host(parts.scheme, parts.netloc, parts.path.rstrip("/") + API, frozenset(("pull", "resolve")))
 
 
 def is_mirror(host: Host, domain: str) -> bool:

@@ -1,6 +1,9 @@
-"""From a tag or digest to a descriptor: HEAD, and GET where HEAD doesn't say enough."""
+"""From a tag or digest to a descriptor: HEAD, and GET where HEAD doesn't say enough. And which tags there are."""
 
 from __future__ import annotations
+
+import json
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 
@@ -13,10 +16,12 @@ from longshore.registry.documents import (
     media_type_of,
 )
 from longshore.registry.errors import BadContent, RegistryError
-from longshore.registry.fetch import Order, manifest_request, together
+from longshore.registry.fetch import Order, manifest_request, scope, together
 from longshore.registry.hosts import Host
 from longshore.registry.references import Reference, is_digest
-from longshore.registry.transport import CONNECTION_ERRORS, Transport, failure
+from longshore.registry.transport import CONNECTION_ERRORS, Request, Transport, failure
+
+MOST_PAGES = 1000  # of a list of tags
 
 
 async def resolve(transport: Transport, order: Order, reference: Reference) -> Descriptor:
@@ -85,3 +90,31 @@ async def _body(host: Host, response: aiohttp.ClientResponse) -> bytes:
     except CONNECTION_ERRORS as error:
         raise failure(host, error) from None
     return b"".join(parts)
+
+
+async def tags(transport: Transport, order: Order, reference: Reference) -> list[str]:
+    """Every tag, from the first host that lists them."""
+    problems: list[RegistryError] = []
+    for host in order.able("resolve"):
+        try:
+            return await _tags_at(transport, host, reference)
+        except RegistryError as error:
+            problems.append(error)
+    raise together(reference.domain, "resolve", problems)
+
+
+async def _tags_at(transport: Transport, host: Host, reference: Reference) -> list[str]:
+    request = Request("GET", f"/{reference.path}/tags/list", (scope(reference, "pull"),))
+    found: set[str] = set()
+    for _ in range(MOST_PAGES):
+        async with transport.request(host, request, (200,)) as response:
+            data = await _body(host, response)
+            following = response.links["next"]["url"] if "next" in response.links else None
+        try:
+            found.update(map(str, json.loads(data)["tags"] or ()))
+        except (ValueError, KeyError, TypeError):
+            raise BadContent(f"{host.address}: the tags of {reference.path} aren't a list") from None
+        if following is None:
+            break
+        request = request._replace(query=tuple(parse_qsl(urlsplit(str(following)).query)))
+    return sorted(found)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longshore.dockerd.images.store import Images
 
 
-async def load(images: Images, archive: IO[bytes]) -> AsyncIterator[dict[str, Any]]:
+async def load(images: Images, archive: IO[bytes], *, quiet: bool) -> AsyncIterator[dict[str, Any]]:
     """Store, unpack and record what an archive has; lines of progress. InvalidArgument for what is no archive."""
     async with images.client.leased() as client:
         source = ArchiveSource(client, archive)
@@ -31,7 +31,7 @@ async def load(images: Images, archive: IO[bytes]) -> AsyncIterator[dict[str, An
             [await _stored(images, client, source, n) for n in await source.resolve()]
         ):
             await images.unpack(facts, client)
-            for diff_id in facts.diff_ids:
+            for diff_id in () if quiet else facts.diff_ids:
                 yield {"status": "Loading layer", "progressDetail": {}, "id": names.short(diff_id)}
             async for line in _recorded(images, client, facts, target, tags):
                 yield line
@@ -61,7 +61,7 @@ def _by_image(found: list[_Found]) -> list[tuple[Facts, Named, list[Reference]]]
 async def _recorded(
     images: Images, client: AsyncClient, facts: Facts, named: Named, tags: list[Reference]
 ) -> AsyncIterator[dict[str, Any]]:
-    losers = await images.name(facts, tags, target=named.target, client=client)
+    losers = await images.name(facts, tags, target=named.target, client=client, tagged=False)
     images.publish("load", facts.id, facts, facts.id)
     for loser in losers:
         for lost in loser.repo_tags:

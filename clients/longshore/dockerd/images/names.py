@@ -16,7 +16,16 @@ from longshore.api.errors import InvalidArgument
 from longshore.client import references
 from longshore.client.references import DEFAULT_TAG, DOCKER_HUB, Reference
 
-__all__ = ["DANGLING", "DEFAULT_TAG", "Reference", "familiar", "familiar_name", "parse", "parse_stored"]
+__all__ = [
+    "DANGLING",
+    "DEFAULT_TAG",
+    "DOCKER_HUB",
+    "Reference",
+    "familiar",
+    "familiar_name",
+    "parse",
+    "parse_stored",
+]
 
 DANGLING: Final = "moby-dangling"
 LONGEST: Final = 255  # characters of a repository's name
@@ -58,6 +67,11 @@ def with_tag(repository: str, tag: str) -> Reference:
         return found
     separator = "@" if ":" in tag else ":"
     return parse(f"{found.repository}{separator}{tag}")
+
+
+def has_tag(text: str) -> bool:
+    """Whether tag or digest were written."""
+    return "@" in text or ":" in text.rpartition("/")[2]
 
 
 def parse_stored(name: str) -> Reference | None:

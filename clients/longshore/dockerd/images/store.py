@@ -12,7 +12,7 @@ import msgspec
 
 from longshore.api.errors import AlreadyExists, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
-from longshore.client import AsyncClient
+from longshore.client import AsyncClient, oci
 from longshore.client.images import Image, Record
 from longshore.dockerd.engine import ImageInfo, ImageSource
 from longshore.dockerd.http import Version
@@ -25,6 +25,7 @@ from longshore.dockerd.state import Delete, Put, State
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
     from longshore.dockerd.events import Events
+    from longshore.dockerd.images.registries import Auth
     from longshore.zygote.client import Zygote
 
 KIND: Final = "images"
@@ -77,6 +78,15 @@ class Images(ImageSource):
         if len(matching) == 1:
             return matching[0]
         raise NotFound(f"No such image: {names.familiar(wanted)}")
+
+    async def id_of(self, reference: Reference) -> str:
+        """Of the image with exactly this name; "" if there is none."""
+        try:
+            record = (await self.client.images.get(str(reference))).record
+        except NotFound:
+            return ""
+        facts = await self.catalogue.look(record)
+        return facts.id if facts else ""
 
     async def resolve(self, reference: str) -> ImageInfo:
         """By name, ID or unambiguous prefix of the ID; unpacked afterwards. NotFound: "No such image: NAME:TAG"."""
@@ -347,13 +357,34 @@ class Images(ImageSource):
         kept = {chain_id for other in entries.values() for chain_id in other.facts.chain}
         done += [{"Deleted": chain_id} for chain_id in reversed(entry.facts.chain) if chain_id not in kept]
 
+    # -- registries
+
+    def pull(
+        self,
+        reference: Reference,
+        auth: Auth,
+        platform: oci.Platform | None = None,
+        *,
+        every: bool = False,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Fetch an image, or `every` tag of a repository; lines of progress."""
+        from longshore.dockerd.images.pulling import pull
+
+        return pull(self, reference, auth, platform, every=every)
+
+    def push(self, repository: Reference, tag: str, auth: Auth) -> AsyncIterator[dict[str, Any]]:
+        """Send a tag, or with "" every tag of the repository; lines of progress."""
+        from longshore.dockerd.images.pushing import push
+
+        return push(self, repository, tag, auth)
+
     # -- archives
 
-    def load(self, archive: IO[bytes]) -> AsyncIterator[dict[str, Any]]:
-        """Read a docker or OCI archive and record its images; lines of progress."""
+    def load(self, archive: IO[bytes], *, quiet: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """Read a docker or OCI archive and record its images; lines of progress, if `quiet` only the names."""
         from longshore.dockerd.images.loading import load
 
-        return load(self, archive)
+        return load(self, archive, quiet=quiet)
 
     async def make(
         self, parent: ImageInfo | None, snapshot: str, config: dict[str, Any], names: Sequence[str] = ()

@@ -1,13 +1,17 @@
-"""/images: list, inspect, history, tag, remove, load."""
+"""/images: list, inspect, history, tag, remove, pull, push, load."""
 
 from __future__ import annotations
 
 import io
-from typing import IO, cast
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import IO, Any, cast
 
+from longshore.api import errors
+from longshore.client import oci
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
-from longshore.dockerd.images import listing, names
+from longshore.dockerd.images import listing, names, registries
 from longshore.dockerd.images.bodies import BodyFile
 
 _BUFFER = 1 << 20  # bytes read at once of an archive
@@ -42,31 +46,62 @@ async def remove(engine: Engine, call: Call) -> Answer:
     """DELETE /images/{name}."""
     done = await engine.images.remove(
         call.path["name"],
-        engine.containers.records(),
+        engine.containers.all(),
         force=call.flag("force"),
         prune=not call.flag("noprune"),
     )
     return Answer(body=done)
 
 
-async def load(engine: Engine, call: Call) -> None:
-    """POST /images/load."""
-    quiet = call.flag("quiet", True)
-    archive = cast(IO[bytes], io.BufferedReader(BodyFile(call.body()), _BUFFER))
+async def _streamed(call: Call, lines: AsyncIterator[dict[str, Any]]) -> None:
+    """The answer begins with the first line: what fails before it has a status of its own."""
     stream = None
-    async for line in engine.images.load(archive):
-        stream = stream or await call.stream()
-        if not quiet or "status" not in line:
+    async with aclosing(cast(AsyncGenerator[dict[str, Any], None], lines)) as said:
+        async for line in said:
+            stream = stream or await call.stream()
             await stream.line(line)
     if stream is None:
         await call.stream()
 
 
+async def create(engine: Engine, call: Call) -> None:
+    """POST /images/create: pull."""
+    source, tag = call.query.get("fromImage", ""), call.query.get("tag", "")
+    auth = registries.decode(call.headers.get("x-registry-auth", ""))
+    every = not tag and not names.has_tag(source)
+    reference = names.with_tag(source, tag)
+    await _streamed(call, engine.images.pull(reference, auth, _platform(call), every=every))
+
+
+def _platform(call: Call) -> oci.Platform | None:
+    text = call.query.get("platform", "")
+    try:
+        return oci.parse_platform(text) if text else None
+    except ValueError as error:
+        raise errors.InvalidArgument(str(error)) from None
+
+
+async def push(engine: Engine, call: Call) -> None:
+    """POST /images/{name}/push."""
+    auth = registries.decode(call.headers.get("x-registry-auth", ""))
+    repository = names.with_tag(call.path["name"], call.query.get("tag", ""))
+    tag = repository.tag if names.has_tag(call.path["name"]) else call.query.get("tag", "")
+    await _streamed(call, engine.images.push(repository, tag, auth))
+
+
+async def load(engine: Engine, call: Call) -> None:
+    """POST /images/load."""
+    archive = cast(IO[bytes], io.BufferedReader(BodyFile(call.body()), _BUFFER))
+    await _streamed(call, engine.images.load(archive, quiet=call.flag("quiet", True)))
+
+
 ROUTES = (
     Route("GET", "/images/json", list_images),
+    Route("POST", "/images/create", create),
     Route("POST", "/images/load", load),
     Route("GET", "/images/{name}/json", inspect),
     Route("GET", "/images/{name}/history", history),
     Route("POST", "/images/{name}/tag", tag),
+    Route("POST", "/images/{name}/push", push),
     Route("DELETE", "/images/{name}", remove),
 )

@@ -13,6 +13,7 @@ package appears.
 from __future__ import annotations
 
 import filecmp
+import importlib.util
 import os
 import shutil
 import sys
@@ -67,6 +68,16 @@ def compile_protos(root: Path = ROOT) -> list[Path]:
     return sources
 
 
+def compile_init(root: Path) -> bool:
+    """docker-init, by the package's own means; False where there is no C compiler."""
+    path = root / "runtime/longshore/init/native.py"
+    spec = importlib.util.spec_from_file_location("longshore_init_native", path)
+    assert spec is not None and spec.loader is not None
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    return bool(native.build())
+
+
 def _move_changed(output: Path, root: Path) -> None:
     for stub in (path for path in output.rglob("*") if path.is_file()):
         target = root / stub.relative_to(output)
@@ -85,7 +96,16 @@ else:
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             compile_protos(Path(self.root) / "protos")
+            if compile_init(Path(self.root)) and self.target_name == "wheel" and version == "standard":
+                # A program inside: for this machine's kind only, but for any Python.
+                build_data["pure_python"] = False
+                build_data["tag"] = f"py3-none-linux_{os.uname().machine}"
 
 
 if __name__ == "__main__":
     print(f"compiled {len(compile_protos())} .proto files")
+    print(
+        "compiled docker-init"
+        if compile_init(ROOT.parent)
+        else "no docker-init: no C compiler, or no static C library"
+    )

@@ -8,6 +8,7 @@ the absolute path of this interpreter and ``-I``: neither the working directory
 nor PYTHON* variables decide what runs. runc, which is started for every
 container, is one precompiled file beside its launcher and runs with ``-S`` too; its
 launcher is a native one where there is a C compiler (see longshore.oci.native).
+docker-init is a copy of ours, which containers are given, where it could be compiled.
 
 What is to be written is gathered first; a file that we didn't write is never
 replaced, and then nothing at all is written.
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Final
 
+from longshore.init import native as init
 from longshore.launcher import PROGRAMS
 from longshore.oci import native
 
@@ -32,6 +34,7 @@ LAUNCHERS: Final = {
     # Where an original containerd finds this one, ours serves io.containerd.runc.v2 too.
     "containerd-shim-runc-v2": "shim",
     "ctr": "ctr",
+    "docker-proxy": "docker-proxy",
     "runc": "runc",
 }
 
@@ -129,6 +132,8 @@ def launchers(directory: str, python: str) -> dict[str, bytes]:
         else:
             flags, body = "-I", _LAUNCHER.format(module=PROGRAMS[program], name=name)
         plan[os.path.join(directory, name)] = f"{shebang(python, flags)}\n{MARK}\n{body}".encode()
+    if init.build():
+        plan[os.path.join(directory, "docker-init")] = init.BINARY.read_bytes()
     return plan
 
 

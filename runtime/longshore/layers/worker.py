@@ -27,7 +27,8 @@ def apply(arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     """Apply the layer read from ``fds[0]`` to the tree that ``mounts`` show.
 
     mounts       list of [type, source, [options], target]
-    compression  none, gzip, zstd, or auto (look at the first bytes)
+    processors   programs that it passes through first, see `processors.processed`; may be absent
+    compression  none, gzip, zstd, or auto (look at the first bytes), of what comes out of them
     scratch      an existing directory: mounted upon, in this process's own namespace, if need be
     sync         whether the data must be on disk at the return
 
@@ -36,7 +37,12 @@ def apply(arguments: dict[str, Any], fds: Sequence[int]) -> dict[str, Any]:
     """
     with ExitStack() as stack:
         target = stack.enter_context(_target(mounts_of(arguments["mounts"]), arguments["scratch"]))
-        stream = Digester(decompressed(fds[0], arguments["compression"]))
+        source = fds[0]
+        if arguments.get("processors"):
+            from longshore.layers.processors import processed
+
+            source = stack.enter_context(processed(source, arguments["processors"]))
+        stream = Digester(decompressed(source, arguments["compression"]))
         reader = tar.Reader(stream.chunk)
         count = apply_layer(reader, target.root, target.lowers, target.xattr_prefix)
         reader.drain()

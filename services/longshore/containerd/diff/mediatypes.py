@@ -27,6 +27,11 @@ _READ: Final = (
 )
 
 
+def is_layer(media_type: str) -> bool:
+    """Whether we can read it without anybody's help."""
+    return media_type in _READ
+
+
 def compression_of_layer(media_type: str) -> str:
     """How to read a layer: none or auto. Raises Error (Unknown) for what isn't a layer that we can read."""
     compression = _READ.get(media_type)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from longshore.api.errors import InvalidArgument
 from longshore.api.services.diff.v1.diff_pb2_grpc import add_DiffServicer_to_server
 from longshore.api.types.mount_pb2 import Mount
+from longshore.containerd.diff.processors import configured
 from longshore.containerd.diff.service import DiffService, Holding
 from longshore.containerd.proxies.diff import DifferChain
 from longshore.containerd.snapshots import snapshotter
@@ -25,7 +26,8 @@ def build_differ(kit: Kit) -> None:
         raise Skip("there is no zygote to run workers: skip plugin")
     scratch = kit.directories.plugin_state("io.containerd.differ.v1", "walking")
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kit.differs["walking"] = DiffService(kit.content, kit.zygote, str(scratch), _holding(kit))
+    processors = configured(kit.config.stream_processors)
+    kit.differs["walking"] = DiffService(kit.content, kit.zygote, str(scratch), _holding(kit), processors)
 
 
 def _holding(kit: Kit) -> Holding:

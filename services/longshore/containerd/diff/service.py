@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from longshore.api.types.mount_pb2 import Mount
 from longshore.containerd import rpc
 from longshore.containerd.content.store import ContentStore, Writer
 from longshore.containerd.diff import mediatypes
+from longshore.containerd.diff.processors import Processor, plan
 from longshore.containerd.oserrors import FULL
 from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.driver import Workers
@@ -49,8 +50,14 @@ class DiffService(DiffServicer):
     """`scratch`: an existing directory upon which workers mount, each in a mount namespace of its own."""
 
     def __init__(
-        self, content: ContentStore, workers: Workers, scratch: str, holding: Holding | None = None
+        self,
+        content: ContentStore,
+        workers: Workers,
+        scratch: str,
+        holding: Holding | None = None,
+        processors: Sequence[Processor] = (),
     ) -> None:
+        self._processors = processors
         self._content = content
         self._holding = holding or _holding_nothing
         self._workers = workers
@@ -63,7 +70,7 @@ class DiffService(DiffServicer):
     async def apply(self, scope: Scope, request: ApplyRequest) -> ApplyResponse:
         """What the rpc does, for other parts of the daemon."""
         diff = request.diff
-        compression = mediatypes.compression_of_layer(diff.media_type)
+        programs, compression = plan(diff.media_type, self._processors, request.payloads)
         if not request.mounts:
             raise errors.InvalidArgument("no mounts to apply the diff to: invalid argument")
         try:
@@ -73,6 +80,7 @@ class DiffService(DiffServicer):
         try:
             arguments = {
                 "mounts": _rows(request.mounts),
+                "processors": programs,
                 "compression": compression,
                 "scratch": self._scratch,
                 "sync": request.sync_fs,

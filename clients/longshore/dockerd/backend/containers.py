@@ -123,6 +123,8 @@ class Containers:
         """Every record."""
         return [live.record for live in self.registry]
 
+    records = all
+
     async def save(self, record: Container) -> None:
         """Make a record durable that another part has changed (networks, resources)."""
         live = self.registry.get(record.id)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, NamedTuple
 
 from longshore.api.errors import Error, NotFound
+from longshore.dockerd.archive import marks
 from longshore.dockerd.backend import names
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
@@ -123,6 +124,7 @@ class Creation:
     async def _prepare(self, live: Live, image: ImageInfo) -> None:
         labels = {ROOT_LABEL: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), LABEL: live.id}
         live.mounts = await self._parts.snapshots(live).prepare(live.id, image.chain_id, labels)
+        await asyncio.to_thread(marks.make, live.mounts)
 
     async def _drop_volumes(self, record: Container) -> None:
         for mount in record.mounts:

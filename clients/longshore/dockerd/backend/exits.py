@@ -12,7 +12,7 @@ import structlog
 
 from longshore.api.errors import Error, FailedPrecondition, NotFound
 from longshore.api.services.tasks.v1 import tasks_pb2
-from longshore.dockerd.backend import restart
+from longshore.dockerd.backend import places, restart
 from longshore.dockerd.backend.live import Live, Outcome
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.start import forget_record
@@ -91,7 +91,7 @@ class Exits:
             self._drop_task(live),
             self._parts.logs.ended(record),
             self._parts.networks.leave(record),
-            *(self._parts.volumes.unmount(mount.name, record.id) for mount in record.mounts if mount.name),
+            places.release(self._parts, record),
         ]
         for result in await asyncio.gather(*work, return_exceptions=True):
             if isinstance(result, Exception):

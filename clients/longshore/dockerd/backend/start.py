@@ -63,10 +63,8 @@ class Starting:
 
     async def _run(self, live: Live, draft: Container, undo: AsyncExitStack) -> None:
         parts = self._parts
-        for mount in draft.mounts:
-            if mount.name:
-                undo.push_async_callback(parts.volumes.unmount, mount.name, draft.id)
-                await parts.volumes.mount(mount.name, draft.id)
+        undo.push_async_callback(places.release, parts, draft)
+        await places.take(parts, draft, self._settings)
         place, stdio, mounts = await self._surroundings(live, draft, undo)
         spec = build.make(draft, self._place(draft, place, mounts))
         live.process = spec["process"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from longshore.client.spec import (
 )
 from longshore.dockerd.records import Container, HostConfig, Ulimit
 from longshore.dockerd.spec.settings import Place, Settings
+from longshore.init import native
 
 INIT_TARGET: Final = "/sbin/docker-init"
 
@@ -50,11 +50,13 @@ def wants_init(host: HostConfig, settings: Settings) -> bool:
 
 
 def init_path(settings: Settings) -> str:
-    """docker-init on this host. Raises NotFound."""
-    found = settings.init_path or shutil.which("docker-init")
-    if not found:
-        raise NotFound("docker-init isn't in PATH, and --init-path isn't given: not found")
-    return found
+    """docker-init on this host: the one that was named, else ours, else an installed one. Raises NotFound."""
+    if settings.init_path:
+        return settings.init_path
+    try:
+        return native.path()
+    except native.Missing as error:
+        raise NotFound(str(error)) from None
 
 
 def _args(container: Container, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ from longshore.api.errors import AlreadyExists, Error, FailedPrecondition, NotFo
 from longshore.api.services.containers.v1 import containers_pb2
 from longshore.api.services.tasks.v1 import tasks_pb2
 from longshore.client import users
-from longshore.dockerd.backend import failures, health, runtimes
+from longshore.dockerd.backend import failures, health, places, runtimes
 from longshore.dockerd.backend.create import LABEL
 from longshore.dockerd.backend.live import Live, Outcome, copied
 from longshore.dockerd.backend.parts import Parts

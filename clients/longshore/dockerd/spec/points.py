@@ -263,6 +263,13 @@ def _inside(path: str, below: str) -> str:
     return found
 
 
+def make_folders(found: Sequence[MountPoint]) -> None:
+    """Those on the host that `-v` names and that are gone since the create. Raises InvalidArgument."""
+    for point in found:
+        if point.type == "bind":
+            _make_folder(point)
+
+
 def _make_folder(point: MountPoint) -> None:
     """`-v` makes what is missing on the host; `--mount` has refused it, unless told to."""
     wanted = point.spec is None or (point.spec.bind_options or BindOptions()).create_mountpoint

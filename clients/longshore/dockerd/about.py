@@ -150,7 +150,7 @@ SWARM: Final = {
 
 
 async def _counts(engine: Engine) -> dict[str, int]:
-    states = [container.state.status for container in containers(engine)]
+    states = [container.state.status for container in engine.containers.all()]
     paused = states.count("paused")
     running = states.count("running") + states.count("restarting")
     return {
@@ -160,13 +160,6 @@ async def _counts(engine: Engine) -> dict[str, int]:
         "ContainersStopped": len(states) - running - paused,
         "Images": await _images(engine),
     }
-
-
-def containers(engine: Engine) -> list[Any]:
-    try:
-        return list(engine.containers.all())
-    except errors.Unimplemented:
-        return []
 
 
 async def _images(engine: Engine) -> int:

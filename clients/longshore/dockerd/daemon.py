@@ -15,7 +15,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -24,6 +25,7 @@ from longshore.api import errors
 from longshore.client import AsyncClient
 from longshore.dockerd import config as configuration
 from longshore.dockerd import identity, listeners, output, routes
+from longshore.dockerd.backend.containers import Containers
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.events import Events
 from longshore.dockerd.http import Route
@@ -87,7 +89,7 @@ class Daemon:
         )
         builder = _part("build.builder", "Builder", client, state, events, config, zygote, images, containers)
         for part in (images, volumes, networks, logs, containers, builder):
-            await _start(part, stack)
+            await _start(part, stack, config)
         return Engine(
             config=config,
             client=client,
@@ -138,9 +140,6 @@ class Missing:
         raise errors.Unimplemented(f"this daemon has no {self._name}")
 
 
-_OPTIONAL: Final = ("start", "close")
-
-
 def _part(module: str, name: str, *arguments: Any) -> Any:
     try:
         kind = getattr(importlib.import_module(f"longshore.dockerd.{module}"), name)
@@ -150,15 +149,29 @@ def _part(module: str, name: str, *arguments: Any) -> Any:
         return Missing(name.lower())
 
 
-async def _start(part: Any, stack: AsyncExitStack) -> None:
+async def _start(part: Any, stack: AsyncExitStack, config: Config) -> None:
     if isinstance(part, Missing):
         return
-    if hasattr(part, "close"):
+    if isinstance(part, Containers):
+        stack.push_async_callback(_end_containers, part, config)
+    elif hasattr(part, "close"):
         stack.push_async_callback(part.close)
     # `Containers.start` starts one of them.
     start = getattr(part, "start_up", None) or getattr(part, "start", None)
     if start is not None:
         await start()
+
+
+async def _end_containers(containers: Containers, config: Config) -> None:
+    """They run on, unless `live_restore` is off: then they have `shutdown_timeout` seconds to end."""
+    if config.live_restore:
+        await containers.close()
+        return
+    try:
+        async with asyncio.timeout(config.shutdown_timeout if config.shutdown_timeout >= 0 else None):
+            await containers.close(stop=True)
+    except TimeoutError:
+        log.error("containers did not end in time: they run on", seconds=config.shutdown_timeout)
 
 
 def _routes() -> Iterator[Route]:
@@ -178,10 +191,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     stack.push_async_callback(server.close)
     for listener in sockets:
-        secured = context if listener.secure else None
-        accepting = await loop.create_server(
-            lambda secured=secured: server.protocol(secured), sock=listener.socket, backlog=listeners.BACKLOG
-        )
+        protocol = partial(server.protocol, context if listener.secure else None)
+        accepting = await loop.create_server(protocol, sock=listener.socket, backlog=listeners.BACKLOG)
         stack.callback(accepting.close)
         log.info("API listen on", address=str(listener.address))
 

@@ -86,22 +86,25 @@ class Server:
             await plain.close()
 
     async def close(self) -> None:
-        """Wait a moment for what is running, then cancel it."""
-        if self._tasks:
-            _, running = await asyncio.wait(list(self._tasks), timeout=GRACE_SECONDS)
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    def idle(self) -> None:
-        """Close the connections that wait for a request; call it before `close`."""
-        for task in self._tasks:
-            if task.get_name() == _IDLE:
-                task.cancel()
+        """End every connection; a request that changes something has a moment to finish."""
+        busy = {task for task in self._tasks if task.get_name() == _BUSY}
+        _cancel(self._tasks - busy)
+        if busy:
+            await asyncio.wait(busy, timeout=GRACE_SECONDS)
+        left = set(self._tasks)
+        _cancel(left)
+        await asyncio.gather(*left, return_exceptions=True)
 
 
+# What a connection is doing: the name of its task.
 _IDLE: Final = "idle"
 _BUSY: Final = "busy"
+_STREAMING: Final = "streaming"
+
+
+def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
 
 
 class _Accepted(Plain):
@@ -191,6 +194,8 @@ class Connection:
             return False
         watch = _Watch(exchange)
         call = Request(exchange, request, (query, match.path, version), watch.begin, match.route.hijacks)
+        if match.route.hijacks:
+            _state(_STREAMING)
         handler = asyncio.ensure_future(match.route.handler(self._server.engine, call))
         watch.handler = handler
         try:
@@ -262,11 +267,14 @@ class _Watch:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self._connection = asyncio.current_task()
         self.handler: asyncio.Future[Answer | None] | None = None
         self.lost = False
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
+        if self._connection is not None:
+            self._connection.set_name(_STREAMING)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longshore.api import errors
-from longshore.dockerd import about
+from longshore.dockerd import about, usage
 from longshore.dockerd.backend.times import parse
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.events import FILTERS
@@ -40,6 +40,14 @@ async def events(engine: Engine, call: Call) -> None:
             await answer.line(event)
 
 
+async def df(engine: Engine, call: Call) -> Answer:
+    """Of what kinds is told by `type`, all without it."""
+    asked = call.values("type")
+    if unknown := sorted(set(asked) - set(usage.KINDS)):
+        raise errors.InvalidArgument(f"unknown object type: {unknown[0]}")
+    return Answer(200, await usage.of(engine, asked or usage.KINDS, call.version))
+
+
 def _time(call: Call, name: str) -> int | None:
     text = call.query.get(name, "")
     return parse(text) if text else None
@@ -51,4 +59,5 @@ ROUTES = (
     Route("GET", "/version", version),
     Route("GET", "/info", info),
     Route("GET", "/events", events),
+    Route("GET", "/system/df", df),
 )

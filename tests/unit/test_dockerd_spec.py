@@ -390,7 +390,7 @@ async def test_resolving_releases_what_it_took() -> None:
         def __init__(self) -> None:
             self.held = []
 
-        async def use(self, name: str, container: str, driver: str = "", options: object = None) -> str:
+        async def use(self, name: str, container: str, driver: str = "", *_: object) -> str:
             if name == "bad":
                 raise InvalidArgument("no")
             self.held.append(name)

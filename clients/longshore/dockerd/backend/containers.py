@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
@@ -75,7 +76,7 @@ class Containers:
         self.attaching = Attaching(parts, self._close_io)
         self._creation, self._starting, self._removal = Creation(parts), Starting(parts), Removal(parts)
         self._checks = Checks(parts, self.execs)
-        self._exits = Exits(parts, self._bring_back, self._removal.remove)
+        self._exits = Exits(parts, self._bring_back, partial(self._removal.remove, volumes=True))
         self._monitor = Monitor(parts, self._exits, self.execs)
         self._recovery = Recovery(parts, self._exits, self._removal, self._checks, self._come_up)
         self._work: set[asyncio.Task[Any]] = set()

@@ -19,6 +19,7 @@ from longshore.dockerd.engine import VolumeSource
 from longshore.dockerd.records import BindOptions, ContainerConfig, HostConfig, MountPoint, MountSpec
 from longshore.dockerd.spec.settings import Peer, no_peers
 
+ANONYMOUS: Final = "com.docker.volume.anonymous"
 _LABELS: Final = frozenset("zZ")
 _COPYING: Final = {"copy": True, "nocopy": False}
 _CONSISTENCIES: Final = frozenset(("consistent", "cached", "delegated", "default"))
@@ -245,7 +246,9 @@ async def _resolved(point: MountPoint, container: str, volumes: VolumeSource) ->
     if point.type == "volume":
         options = point.spec.volume_options if point.spec else None
         driver = options.driver_config if options else None
-        path = await volumes.use(point.name, container, point.driver, driver.options if driver else None)
+        labels = {ANONYMOUS: ""} if point.anonymous else options.labels if options else None
+        wishes = driver.options if driver else None
+        path = await volumes.use(point.name, container, point.driver, wishes, labels)
         if options and options.subpath:
             path = _inside(path, options.subpath)
         return msgspec.structs.replace(point, source=path)

@@ -76,7 +76,7 @@ class Events:
         It listens from now on, whenever iteration begins, and until it is closed or forgotten.
         """
         wanted = matcher(filters or {})
-        subscription = Subscription(wanted, until_ns)
+        subscription = Subscription(wanted, until_ns, self._listeners.discard)
         if since_ns is not None or until_ns is not None:
             for event in self._kept:
                 if event["timeNano"] >= (since_ns or 0):
@@ -99,8 +99,13 @@ class Events:
 class Subscription:
     """An async iterator of events; `aclose` ends it, and so does an `async with`."""
 
-    def __init__(self, wanted: Callable[[Event], bool], until_ns: int | None) -> None:
-        self._wanted, self._until_ns = wanted, until_ns
+    def __init__(
+        self,
+        wanted: Callable[[Event], bool],
+        until_ns: int | None,
+        forget: Callable[[Subscription], None],
+    ) -> None:
+        self._wanted, self._until_ns, self._forget = wanted, until_ns, forget
         self._waiting: deque[Event] = deque(maxlen=WAITING)
         self._news = asyncio.Event()
         self._ended = False
@@ -114,6 +119,7 @@ class Subscription:
 
     def end(self) -> None:
         self._ended = True
+        self._forget(self)
         self._news.set()
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -128,7 +134,7 @@ class Subscription:
                 async with asyncio.timeout(self._left()):
                     await self._news.wait()
             except TimeoutError:
-                self._ended = True
+                self.end()
         return self._waiting.popleft()
 
     def _left(self) -> float | None:

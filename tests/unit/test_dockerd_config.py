@@ -12,7 +12,6 @@ from longshore.api.errors import InvalidArgument
 from longshore.dockerd import config
 from longshore.dockerd.config import Config
 
-
 NOFILE = {"nofile": config.DefaultUlimit(name="nofile", soft=1, hard=2)}
 POOL = [config.AddressPool(base="10.0.0.0/8", size=24)]
 

@@ -110,6 +110,10 @@ class Longshore:
         process.wait_for_socket(started, self.address, self.log)
         self.pid = started.pid if self._inside is None else host.child_of(started.pid)
 
+    def runs(self, program: Sequence[str | Path], environment: dict[str, str]) -> None:
+        """What the next `start` starts: another version on the same folder."""
+        self._program, self._environment = list(map(str, program)), environment
+
     def stop(self) -> int:
         """SIGTERM, and the exit status; containers go on."""
         assert self._process is not None

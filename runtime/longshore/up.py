@@ -1,10 +1,10 @@
-"""``longshore up``: containerd in the foreground, with everything in one folder.
+"""``longshore up``: containerd and dockerd in the foreground, with everything in one folder.
 
     longshore up --dir ./stack
 
 Starts processes and does nothing itself, so it imports none of the parts. The
-daemon runs in a session of its own: Ctrl-C reaches us alone, and we end it in
-order. Containers go on, and the next `up` on the same folder finds them;
+daemons run in sessions of their own: Ctrl-C reaches us alone, and we end them
+in order. Containers go on, and the next `up` on the same folder finds them;
 ``--stop-containers`` ends them first.
 """
 
@@ -31,7 +31,7 @@ ROOT_RUN: Final = "/run/longshore"
 LONGEST_ADDRESS: Final = 107 - len(".ttrpc")
 
 STARTING: Final = 60.0  # seconds for the daemon to say that it is ready
-STOPPING: Final = 20.0  # seconds after SIGTERM, until SIGKILL
+STOPPING: Final = 40.0  # seconds after SIGTERM, until SIGKILL; dockerd may stop containers meanwhile
 GRACE: Final = 10.0  # seconds for containers to end after SIGTERM
 
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,6 +48,12 @@ class Places(NamedTuple):
     state: str
     address: str
     log: str
+    docker_root: str
+    docker_state: str
+    docker: str
+    """Path of dockerd's socket."""
+    docker_log: str
+    docker_config: str
 
 
 def places(directory: str | None, *, uid: int, environment: Mapping[str, str]) -> Places:
@@ -66,6 +72,11 @@ def places(directory: str | None, *, uid: int, environment: Mapping[str, str]) -
         state=os.path.join(run, "containerd"),
         address=short_address(os.path.join(run, "containerd.sock"), uid=uid),
         log=os.path.join(home, "containerd.log"),
+        docker_root=os.path.join(home, "docker"),
+        docker_state=os.path.join(run, "docker"),
+        docker=short_address(os.path.join(run, "docker.sock"), uid=uid),
+        docker_log=os.path.join(home, "dockerd.log"),
+        docker_config=os.path.join(home, "daemon.json"),
     )
 
 
@@ -91,7 +102,8 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longshore up",
-        description="Run containerd in the foreground; Ctrl-C stops it, and containers go on.",
+        description="Run containerd and dockerd in the foreground; Ctrl-C stops them, and containers go on.",
+        epilog="What comes after -- are flags for dockerd.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -105,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
         help="at the end stop the containers too, and remove their tasks",
     )
     parser.add_argument("--config", "-c", metavar="FILE", help="containerd's configuration")
-    parser.add_argument("--log-level", "-l", metavar="LEVEL", default="info", help="of containerd's log")
+    parser.add_argument("--log-level", "-l", metavar="LEVEL", default="info", help="of the daemons' logs")
+    parser.add_argument("--no-dockerd", action="store_true", help="run containerd alone")
+    parser.add_argument("dockerd_flags", nargs="*", metavar="FLAG", help=argparse.SUPPRESS)
     return parser
 
 
@@ -113,40 +127,96 @@ def _up(found: Places, arguments: argparse.Namespace) -> int:
     for folder in (found.root, found.state):
         os.makedirs(folder, mode=0o711, exist_ok=True)
     os.makedirs(os.path.dirname(found.address), mode=0o711, exist_ok=True)
-    with _signals() as wanted, _daemon(found, arguments) as daemon:
-        if not _ready(daemon, wanted):
+    with _signals() as wanted, _daemon(_containerd(found, arguments)) as containerd:
+        if not _ready(containerd, wanted):
             return 0
-        # The one line for standard output: scripts read it. The rest is for people.
-        print(f"export CONTAINERD_ADDRESS={shlex.quote(found.address)}", flush=True)
-        _say(f"containerd is up, its log is {found.log}; Ctrl-C stops it")
-        while not wanted() and daemon.process.poll() is None:
-            _pause(daemon)
-        if daemon.process.poll() is not None:
-            raise Failed(f"containerd ended with {daemon.process.returncode}:\n{tail(found.log)}")
+        with _dockerd(found, arguments) as dockerd:
+            running = [containerd, *([dockerd] if dockerd else [])]
+            if dockerd and not _ready(dockerd, wanted):
+                return 0
+            _announce(found, running)
+            _watch(running, wanted)
         if arguments.stop_containers:
             stop_containers(found.address)
         return 0
 
 
-# -- the daemon ---------------------------------------------------------------------------------------------
+def _announce(found: Places, running: Sequence[Daemon]) -> None:
+    # These lines are for standard output: scripts read them. The rest is for people.
+    print(f"export CONTAINERD_ADDRESS={shlex.quote(found.address)}", flush=True)
+    if len(running) > 1:
+        print(f"export DOCKER_HOST={shlex.quote(f'unix://{found.docker}')}", flush=True)
+    for daemon in running:
+        _say(f"{daemon.name} is up, its log is {daemon.log}")
+    _say("Ctrl-C stops" + (" them" if len(running) > 1 else " it"))
+
+
+def _watch(running: Sequence[Daemon], wanted: Callable[[], bool]) -> None:
+    """Until we are told to stop. Raises Failed when a daemon ends by itself."""
+    while not wanted():
+        for daemon in running:
+            _pause(daemon)
+            daemon.must_run()
+
+
+# -- the daemons --------------------------------------------------------------------------------------------
+
+
+class Program(NamedTuple):
+    """`module` is run with `flags`; what it prints goes to the file `log`."""
+
+    name: str
+    module: str
+    flags: Sequence[str]
+    log: str
 
 
 class Daemon(NamedTuple):
+    name: str
     process: subprocess.Popen[bytes]
     news: socket.socket
     log: str
 
+    def must_run(self) -> None:
+        if self.process.poll() is not None:
+            raise Failed(f"{self.name} ended with {self.process.returncode}:\n{tail(self.log)}")
 
-@contextmanager
-def _daemon(found: Places, arguments: argparse.Namespace) -> Iterator[Daemon]:
-    """containerd, stopped at the end of the block."""
+
+def _containerd(found: Places, arguments: argparse.Namespace) -> Program:
     flags = ["--root", found.root, "--state", found.state, "--address", found.address]
     flags += ["--log-level", arguments.log_level]
     flags += ["--config", arguments.config] if arguments.config else []
+    return Program("containerd", "longshore.containerd.main", flags, found.log)
+
+
+@contextmanager
+def _dockerd(found: Places, arguments: argparse.Namespace) -> Iterator[Daemon | None]:
+    """dockerd for the block; None for who doesn't want it or isn't root."""
+    if not arguments.no_dockerd and os.geteuid() != 0:
+        _say("dockerd needs root: not started")
+    if arguments.no_dockerd or os.geteuid() != 0:
+        yield None
+        return
+    flags = ["--data-root", found.docker_root, "--exec-root", found.docker_state]
+    flags += ["--host", f"unix://{found.docker}", "--pidfile", f"{found.docker_state}/dockerd.pid"]
+    flags += ["--containerd", found.address, "--log-level", arguments.log_level]
+    # Not /etc/docker/daemon.json: that is another engine's, whose networks and folders we leave alone.
+    flags += ["--config-file", found.docker_config if os.path.exists(found.docker_config) else os.devnull]
+    if arguments.stop_containers:
+        flags += ["--live-restore=false"]
+    with _daemon(
+        Program("dockerd", "longshore.dockerd.main", flags + arguments.dockerd_flags, found.docker_log)
+    ) as daemon:
+        yield daemon
+
+
+@contextmanager
+def _daemon(program: Program) -> Iterator[Daemon]:
+    """It runs while the block does."""
     with tempfile.TemporaryDirectory(prefix="longshore-") as folder, _listener(folder) as (path, news):
-        with open(found.log, "ab") as log:
+        with open(program.log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "longshore.containerd.main", *flags],
+                [sys.executable, "-I", "-m", program.module, *program.flags],
                 env={**os.environ, "NOTIFY_SOCKET": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -154,9 +224,9 @@ def _daemon(found: Places, arguments: argparse.Namespace) -> Iterator[Daemon]:
                 start_new_session=True,
             )
         try:
-            yield Daemon(process, news, found.log)
+            yield Daemon(program.name, process, news, program.log)
         finally:
-            _end(process)
+            _end(program.name, process)
 
 
 @contextmanager
@@ -175,10 +245,9 @@ def _ready(daemon: Daemon, wanted: Callable[[], bool]) -> bool:
     while not wanted():
         if b"READY=1" in _pause(daemon).split(b"\n"):
             return True
-        if daemon.process.poll() is not None:
-            raise Failed(f"containerd ended with {daemon.process.returncode}:\n{tail(daemon.log)}")
+        daemon.must_run()
         if time.monotonic() > deadline:
-            raise Failed(f"containerd isn't ready after {STARTING:.0f} s:\n{tail(daemon.log)}")
+            raise Failed(f"{daemon.name} isn't ready after {STARTING:.0f} s:\n{tail(daemon.log)}")
     return False
 
 
@@ -190,14 +259,14 @@ def _pause(daemon: Daemon) -> bytes:
         return b""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(name: str, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     process.terminate()
     try:
         process.wait(STOPPING)
     except subprocess.TimeoutExpired:
-        _say("containerd didn't stop: killed")
+        _say(f"{name} didn't stop: killed")
         process.kill()
         process.wait()
 

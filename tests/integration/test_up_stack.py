@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support import images, require
+from support import goparts, host, images, require
 from support.daemon import LONGSHORE
+from support.dockerd import own_etc
 from support.folders import short_folder
 from support.leaks import Watch
 
@@ -51,7 +52,7 @@ class Up:
 
 @contextmanager
 def up(folder: Path, *flags: str) -> Iterator[Up]:
-    command = [str(LONGSHORE), "up", "--dir", str(folder), *flags]
+    command = [str(LONGSHORE), "up", "--no-dockerd", "--dir", str(folder), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield Up(process)
@@ -82,7 +83,11 @@ def test_containers_survive_and_are_stopped_when_told(folder: Path) -> None:
 def test_a_second_one_on_the_same_folder_is_told_why_not(folder: Path) -> None:
     with up(folder):
         done = subprocess.run(
-            [LONGSHORE, "up", "--dir", folder], capture_output=True, text=True, timeout=DEADLINE, check=False
+            [LONGSHORE, "up", "--no-dockerd", "--dir", folder],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
         )
         assert done.returncode == 1 and done.stdout == ""
         assert "in use" in done.stderr and "Traceback" not in done.stderr
@@ -102,3 +107,65 @@ def test_a_daemon_that_dies_ends_it(folder: Path) -> None:
         os.kill(daemon, signal.SIGKILL)
         _, said = stack.process.communicate(timeout=DEADLINE)
         assert stack.process.returncode == 1 and "containerd ended with -9" in said
+
+
+def test_dockerd_beside_it(folder: Path) -> None:
+    """On a private host: dockerd makes a bridge and rules."""
+    (docker,) = require.go("docker")
+    for part in ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore"):
+        require.go(part)
+    archive = images.busybox_archive(folder)
+    with host.PrivateHost(own_etc(folder)) as machine, stack_with_dockerd(machine, folder) as stack:
+        stack.ctr("-n", "moby", "images", "import", archive)
+        environment = {**goparts.environment(), "DOCKER_HOST": stack.docker, "DOCKER_CONFIG": str(folder)}
+
+        def cli(*words: str) -> str:
+            done = subprocess.run(
+                [docker, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        assert cli("run", "--rm", images.BUSYBOX, "echo", "hi") == "hi\n"
+        cli("run", "-d", "--restart", "always", "--name", "c1", images.BUSYBOX, "sh", "-c", TRAPPING)
+        assert stack.stop(signal.SIGINT)[0] == 0
+
+
+TRAPPING = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+
+
+class Both(Up):
+    def __init__(self, process: subprocess.Popen[str], machine: host.PrivateHost) -> None:
+        super().__init__(process)
+        assert process.stdout is not None
+        self.docker = process.stdout.readline().strip().removeprefix("export DOCKER_HOST=")
+        self._machine = machine
+
+    def ctr(self, *words: str | Path) -> str:
+        done = self._machine.run([LONGSHORE, "ctr", "-a", self.address, *words])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def stop(self, number: int) -> tuple[int, str]:
+        os.kill(host.child_of(self.process.pid), number)
+        _, said = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, said
+
+
+@contextmanager
+def stack_with_dockerd(machine: host.PrivateHost, folder: Path) -> Iterator[Both]:
+    flags = ("--", "--cgroup-parent", f"/{NAMESPACE}")
+    command: list[str | Path] = [LONGSHORE, "up", "--dir", folder / "s", "--stop-containers", *flags]
+    with subprocess.Popen(
+        machine.inside(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=goparts.environment(),
+    ) as process:
+        try:
+            yield Both(process, machine)
+        finally:
+            if process.poll() is None:
+                os.kill(host.child_of(process.pid), signal.SIGTERM)
+                process.communicate(timeout=DEADLINE)

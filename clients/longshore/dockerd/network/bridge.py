@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Final
 
+from longshore.api import errors
 from longshore.dockerd.network import ipam, rules
 from longshore.dockerd.network.kernel import Attachment, BridgePlan
 from longshore.dockerd.network.records import NetworkRecord, PoolRecord
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from longshore.dockerd.network.firewall import Firewall
     from longshore.dockerd.network.kernel import Kernel
     from longshore.dockerd.network.records import Endpoint, Sandbox
-    from longshore.dockerd.network.registry import Network
+    from longshore.dockerd.network.registry import Network, Registry
     from longshore.dockerd.network.settings import Settings
 
 NAME: Final = "com.docker.network.bridge.name"
@@ -74,6 +75,24 @@ class Bridges:
             subnet, gateway = str(network), str(network[1])
         return PoolRecord(subnet=subnet, gateway=gateway, ip_range=self._settings.fixed_cidr)
 
+    def check(self, record: NetworkRecord, registry: Registry) -> None:
+        """See `drivers.Driver`."""
+        link = record.options.get(NAME) or f"br-{record.id[:12]}"
+        if len(link) > 15 or "/" in link:
+            raise errors.InvalidArgument(f"invalid bridge name {link!r}: at most 15 characters, no slash")
+        for other in registry:
+            if other.record.driver == "bridge" and other.record.link == link:
+                raise errors.PermissionDenied(
+                    f"network {record.id} ({link}): conflicts with network {other.id} ({link}): "
+                    "networks have same bridge name"
+                )
+        for name in (ICC, MASQUERADE):
+            _boolean(record.options, name)
+        mtu = record.options.get(MTU, "")
+        if mtu and not (mtu.isascii() and mtu.isdigit()):
+            raise errors.InvalidArgument(f'failed to parse {MTU} value: "{mtu}"')
+        record.link, record.link_is_ours = link, True
+
     async def bring_up(self, network: Network) -> None:
         """The link, its addresses, the rules. OSError, ServerError."""
         plan = BridgePlan(
@@ -130,6 +149,12 @@ class Bridges:
     def mtu(network: Network) -> int:
         """0: the kernel's choice."""
         return int(network.record.options.get(MTU, "") or 0)
+
+
+def _boolean(options: dict[str, str], name: str) -> None:
+    text = options.get(name, "true")
+    if text.lower() not in ("1", "t", "true", "0", "f", "false"):
+        raise errors.InvalidArgument(f'failed to parse {name} value: "{text}"')
 
 
 def _word(value: bool) -> str:

@@ -101,11 +101,20 @@ def _read(path: str) -> Resolver:
         return Resolver()
 
 
+def edit(path: str, add: Iterable[tuple[str, str]] = (), remove: Iterable[tuple[str, str]] = ()) -> None:
+    """Lines of a hosts file, (address, names) each; what else the container wrote there stays."""
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        lines = file.read(1 << 20).splitlines(keepends=True)
+    gone = {f"{address}\t{names}\n" for address, names in remove}
+    new = [f"{address}\t{names}\n" for address, names in add]
+    write(path, "".join([*(line for line in lines if line not in gone), *new]))
+
+
 def write(path: str, text: str) -> None:
     """In place, and readable for every user of the container."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
-        data = text.encode()
+        data = text.encode(errors="surrogateescape")
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
     finally:

@@ -40,6 +40,7 @@ class Firewall:
         self._wanted: dict[Rule, None] = {}
         self._waiting: list[_Change] = []
         self._running: asyncio.Task[None] | None = None
+        self._policy = False
 
     @property
     def available(self) -> bool:
@@ -55,6 +56,10 @@ class Firewall:
             self._running = asyncio.create_task(self._work())
         await asyncio.shield(change.done)
 
+    def close_forwarding(self) -> None:
+        """We turned forwarding on, so nothing may pass that no rule allows."""
+        self._policy = True
+
     def expect(self, wanted: Iterable[Rule]) -> None:
         """These are to be there; `ensure` sees to it."""
         self._wanted.update(dict.fromkeys(wanted))
@@ -64,7 +69,11 @@ class Firewall:
         for rule in remove:
             self._wanted.pop(rule, None)
         listing = rules.Listing(await self._run("save"))
+        if not self._wanted and not remove:
+            return
         text = rules.repair(listing, tuple(self._wanted), remove, self._hairpin, self._version)
+        if self._policy and not listing.drops():
+            text += "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"
         if text:
             await self._run("restore", text)
 
@@ -72,6 +81,8 @@ class Firewall:
         """Take everything of ours away: nothing needs it any more."""
         listing = rules.Listing(await self._run("save"))
         text = rules.clear(listing, tuple(self._wanted), self._hairpin, self._version)
+        if self._policy:
+            text += "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n"
         self._wanted.clear()
         if text:
             await self._run("restore", text)

@@ -149,6 +149,16 @@ class Space:
             "assign to the network"
         )
 
+    def unique_local(self, seed: str) -> Network:
+        """An IPv6 /64 of fd00::/8, out of the hex digits of `seed`; the next one where that is taken."""
+        start = int(seed[:10], 16)
+        while True:
+            subnet = IPv6Network(((0xFD << 120) | ((start & 0xFFFFFFFFFF) << 80), 64))
+            if not any(overlap(subnet, other) for other in self._taken):
+                self._taken[subnet] = 1
+                return subnet
+            start += 1
+
 
 def overlap(a: Network, b: Network) -> bool:
     """Whether they share an address; False across versions."""

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from longshore.dockerd.network import files, ipam
+from longshore.api import errors
+from longshore.dockerd.network import files, ipam, netlink
 from longshore.dockerd.network.records import Endpoint, Sandbox
 from longshore.dockerd.records import EndpointSettings
 
@@ -28,6 +29,57 @@ def rename(networks: dict[str, EndpointSettings], network: Network) -> None:
             networks.setdefault(network.name, networks.pop(term))
 
 
+def network_name(term: str, networks: Iterable[Network]) -> str:
+    """The name behind a key of a record's networks: a name, an ID, "default"; what is unknown stays as it is."""
+    if term == "default":
+        return "bridge"
+    return next((each.name for each in networks if means(term, each)), term)
+
+
+def check(network: Network, asked: EndpointSettings) -> None:
+    """Whether an endpoint can be like that. InvalidArgument, in the original's words."""
+    wrong: list[str] = []
+    config = asked.ipam_config
+    fixed = [each for each in (config.ipv4_address, config.ipv6_address) if each] if config else []
+    if network.record.config_only:
+        raise errors.PermissionDenied("cannot create endpoint on configuration-only network")
+    if network.is_predefined:
+        if fixed:
+            wrong.append("user specified IP address is supported on user defined networks only")
+        if asked.aliases:
+            wrong.append("network-scoped alias is supported only for containers in user defined networks")
+    elif fixed:
+        wrong += _unfit(network, fixed)
+    if asked.mac_address:
+        try:
+            netlink.mac_bytes(asked.mac_address)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise errors.InvalidArgument("\n".join(wrong))
+
+
+def _unfit(network: Network, fixed: Iterable[str]) -> Iterable[str]:
+    for text in fixed:
+        try:
+            address = ipam.parse_address(text)
+        except ValueError:
+            yield f"invalid IP address: {text}"
+            continue
+        own = [
+            (pool, record)
+            for pool, record in zip(network.pools, network.record.pools, strict=True)
+            if pool.subnet.version == address.version
+        ]
+        if not any(record.configured for _, record in own):
+            yield (
+                "user specified IP address is supported only when connecting to networks with user configured "
+                "subnets"
+            )
+        elif not any(address in pool.subnet for pool, _ in own):
+            yield f"no configured subnet contains IP address {text}"
+
+
 def plan(sandbox: Sandbox, container: Container, network: Network, wanted: EndpointSettings) -> Endpoint:
     """An endpoint with its addresses reserved; errors of `Network.allocate`."""
     endpoint = Endpoint(id=secrets.token_hex(32), network=network.id, priority=wanted.gw_priority)
@@ -44,7 +96,9 @@ def plan(sandbox: Sandbox, container: Container, network: Network, wanted: Endpo
     endpoint.interface = _next_interface(sandbox)
     if network.record.driver == "bridge":
         endpoint.link = f"veth{secrets.token_hex(4)[:7]}"
-    endpoint.mac = wanted.mac_address or container.config.mac_address or _mac(endpoint)
+    asked_mac = wanted.mac_address or container.config.mac_address
+    endpoint.mac, endpoint.mac_asked = asked_mac or _mac(endpoint), bool(asked_mac)
+    endpoint.links = {alias.lower(): target for target, alias in links(wanted.links or ())}
     if not network.record.internal:
         endpoint.gateway4, endpoint.gateway6 = network.gateway(4), network.gateway(6)
         if not endpoint.ipv6:
@@ -89,9 +143,10 @@ def joined(asked: EndpointSettings, network: Network, endpoint: Endpoint) -> End
     return asked
 
 
-def left(settings: EndpointSettings) -> EndpointSettings:
+def left(settings: EndpointSettings, endpoint: Endpoint) -> EndpointSettings:
     """What was asked for alone."""
     return EndpointSettings(
+        mac_address=endpoint.mac if endpoint.mac_asked else "",
         ipam_config=settings.ipam_config,
         links=settings.links,
         aliases=settings.aliases,
@@ -107,24 +162,51 @@ def _split(interface: str) -> tuple[str, int]:
     return address, int(prefix or 0)
 
 
+def ordered(sandbox: Sandbox, registry: Registry) -> list[tuple[Network, Endpoint]]:
+    """By what counts for the way out: priority, then the network's name."""
+    known = {network.id: network for network in registry}
+    found = [(known[each.network], each) for each in sandbox.endpoints if each.network in known]
+    return sorted(found, key=lambda pair: (-pair[1].priority, pair[0].name))
+
+
+def means(term: str, network: Network) -> bool:
+    """Whether a network mode names this network."""
+    return term in (network.name, network.id) or (len(term) >= 4 and network.id.startswith(term))
+
+
+def links(specs: Iterable[str]) -> list[tuple[str, str]]:
+    """(container, alias) of "container:alias"; without an alias the name is it."""
+    found = []
+    for spec in specs:
+        target, _, alias = spec.removeprefix("/").partition(":")
+        found.append((target, alias.rpartition("/")[2] or target))
+    return found
+
+
 def gateways(sandbox: Sandbox, registry: Registry) -> tuple[tuple[str, str], tuple[str, str]]:
     """(interface, gateway) of the default routes for IPv4 and IPv6: of the network with the highest priority, then
     the one whose name comes first."""
-    known = {network.id: network for network in registry}
-    order = sorted(sandbox.endpoints, key=lambda each: (-each.priority, known[each.network].name))
+    order = [endpoint for _, endpoint in ordered(sandbox, registry)]
     via4 = next(((each.interface, each.gateway4) for each in order if each.gateway4), ("", ""))
     via6 = next(((each.interface, each.gateway6) for each in order if each.gateway6), ("", ""))
     return via4, via6
 
 
-def hosts(container: Container, sandbox: Sandbox, gateway: str, host: bool) -> str:
+def hosts(
+    container: Container, sandbox: Sandbox, gateway: str, linked: Iterable[tuple[str, str]] = ()
+) -> str:
     """The text of /etc/hosts; with the host's network it begins as the host's own."""
     extra = list(_extra(container.host_config.extra_hosts or (), gateway))
-    if host:
+    if sandbox.mode == "host":
         return _of_host() + "".join(f"{address}\t{name}\n" for address, name in extra)
+    own = [entry for each in sandbox.endpoints for entry in own_entries(container, each)]
+    return files.hosts([*extra, *linked, *own])
+
+
+def own_entries(container: Container, endpoint: Endpoint) -> list[tuple[str, str]]:
+    """The hosts file's lines about the container itself."""
     own = _own_names(container)
-    addresses = [_split(text)[0] for each in sandbox.endpoints for text in (each.ipv4, each.ipv6) if text]
-    return files.hosts([*extra, *((address, own) for address in addresses)])
+    return [(_split(text)[0], own) for text in (endpoint.ipv4, endpoint.ipv6) if text]
 
 
 def _own_names(container: Container) -> str:

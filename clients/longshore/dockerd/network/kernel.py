@@ -114,6 +114,20 @@ class Kernel:
         if messages:
             self.host.do(*messages, ignore=_ABSENT)
 
+    def make_parent(self, name: str) -> bool:
+        """The link that a macvlan stands on; whether it was made (a VLAN "eth0.50", or one that leads nowhere)."""
+        host = self.host
+        if host.link(name) is not None:
+            return False
+        parent, dot, tag = name.rpartition(".")
+        if dot and tag.isdigit():
+            host.do(netlink.new_vlan(name, host.index(parent), int(tag)))
+        elif name.startswith("dm-"):
+            host.do(netlink.new_dummy(name))
+        else:
+            raise FileNotFoundError(errno.ENODEV, f"invalid subinterface vlan name {name}, no such link")
+        return True
+
     def links(self) -> list[netlink.Link]:
         return self.host.links()
 
@@ -200,11 +214,16 @@ class Kernel:
         with suppress(FileNotFoundError), self._inside(namespace) as (_, own):
             own.do(netlink.delete_link(name=endpoint.interface), ignore=_ABSENT)
 
-    def set_gateways(self, namespace: str, via4: tuple[str, str], via6: tuple[str, str]) -> None:
-        """(interface, gateway) of the default routes, ("", "") for none; others are taken away."""
+    def set_gateways(
+        self, namespace: str, via4: tuple[str, str], via6: tuple[str, str], fresh: bool = False
+    ) -> None:
+        """(interface, gateway) of the default routes, ("", "") for none; others, unless `fresh`, are taken away."""
+        if fresh and not via4[0] and not via6[0]:
+            return
         with self._inside(namespace) as (_, own):
             for version, (interface, gateway) in ((4, via4), (6, via6)):
-                self._drop_defaults(own, version)
+                if not fresh:
+                    self._drop_defaults(own, version)
                 if interface:
                     own.do(netlink.add_default(gateway, own.index(interface), version))
 

@@ -1,16 +1,9 @@
-"""`Networks`: what the rest of dockerd asks of networks.
-
-A container's join is planned first (addresses, names, ports: `joining.py`),
-the plan is written down, then carried out; whatever fails, the plan says what
-to undo. Leaving, and what a killed dockerd left behind, is the same undoing.
-"""
+"""`Networks`: what the rest of dockerd asks of networks."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -18,21 +11,17 @@ import structlog
 from longshore.api import errors
 from longshore.dockerd.engine import NetworkPlace, NetworkSource
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.network import files, ipam, joining, kernel, settings
-from longshore.dockerd.network.bridge import Bridges
+from longshore.dockerd.network import creating, ipam, joining, kernel, settings
+from longshore.dockerd.network.documents import CreateBody
+from longshore.dockerd.network.drivers import Drivers
 from longshore.dockerd.network.firewall import Firewall
 from longshore.dockerd.network.kernel import Kernel
-from longshore.dockerd.network.records import (
-    KIND,
-    Endpoint,
-    NetworkRecord,
-    PoolRecord,
-    Sandbox,
-    SandboxFiles,
-)
-from longshore.dockerd.network.registry import Network, Registry, new_id, now
+from longshore.dockerd.network.publishing import Publishing
+from longshore.dockerd.network.records import KIND, NetworkRecord
+from longshore.dockerd.network.registry import PREDEFINED, Network, Registry, new_id, now
+from longshore.dockerd.network.sandboxes import Sandboxes
 from longshore.dockerd.records import EndpointSettings
-from longshore.dockerd.state import Put
+from longshore.dockerd.state import Delete, Put
 
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
@@ -41,57 +30,58 @@ if TYPE_CHECKING:
     from longshore.dockerd.state import State
     from longshore.zygote.client import Zygote
 
-log = structlog.get_logger(__name__)
+log = structlog.get_logger("dockerd.networks")
 
 
 class Networks(NetworkSource):
     """`start`, then `restore` with what runs, then everything else; `close` at the end."""
 
     def __init__(self, state: State, events: Events, config: Config, zygote: Zygote) -> None:
-        self._state, self._events, self._zygote = state, events, zygote
-        self.settings = settings.of(config)
+        self._state, self._events = state, events
+        self.settings = chosen = settings.of(config)
         self._kernel = Kernel()
-        self._registry = Registry(ipam.Space(self.settings.pools))
-        hairpin = not self.settings.userland_proxy
-        self._firewalls = self._make_firewalls(hairpin)
-        self._bridges = Bridges(self.settings, self._kernel, self._firewalls)
-        self._files = SandboxFiles(f"{self.settings.exec_root}/network")
-        self._sandboxes: dict[str, Sandbox] = {}
-        self._containers: dict[str, Container] = {}
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
-
-    def _make_firewalls(self, hairpin: bool) -> dict[int, Firewall]:
-        wanted = [
-            version for version, on in ((4, self.settings.iptables), (6, self.settings.ip6tables)) if on
-        ]
-        return {version: Firewall(version, hairpin=hairpin) for version in wanted}
+        self._registry = Registry(ipam.Space(chosen.pools))
+        self._firewalls = {
+            version: Firewall(version, hairpin=not chosen.userland_proxy)
+            for version, on in ((4, chosen.iptables), (6, chosen.iptables and chosen.ip6tables))
+            if on
+        }
+        self._drivers = Drivers(chosen, self._kernel, self._firewalls)
+        publishing = Publishing(chosen, self._firewalls, zygote)
+        folder = f"{chosen.exec_root}/network"
+        self._sandboxes = Sandboxes(chosen, self._kernel, self._registry, self._drivers, publishing, folder)
 
     # Life.
 
     async def start(self) -> None:
         """Bring the networks of the last life back: bridges, addresses, rules."""
-        os.makedirs(f"{self.settings.exec_root}/netns", exist_ok=True)
-        os.makedirs(f"{self.settings.exec_root}/network", exist_ok=True)
+        for folder in ("netns", "network"):
+            os.makedirs(f"{self.settings.exec_root}/{folder}", exist_ok=True)
         for record in self._state.load(KIND, NetworkRecord).values():
             self._adopt(record)
         await self._make_predefined()
-        await self._forward()
+        if self.settings.ip_forward:
+            await self._forward()
         for network in self._registry:
-            try:
-                await self._bring_up(network)
-            except (OSError, errors.Error) as error:
-                log.error("a network can't be brought up", network=network.name, error=str(error))
+            await self._try_up(network)
 
-    async def _bring_up(self, network: Network) -> None:
-        if network.record.driver == "bridge" and not network.record.config_only:
-            await self._bridges.bring_up(network)
+    async def _try_up(self, network: Network) -> None:
+        if network.record.config_only:
+            return
+        try:
+            await self._drivers.of(network.record.driver).bring_up(network)
+            network.trouble = ""
+        except (OSError, errors.Error) as error:
+            network.trouble = str(error)
+            log.error("a network can't be brought up", network=network.name, error=str(error))
 
-    def _adopt(self, record: NetworkRecord) -> None:
+    def _adopt(self, record: NetworkRecord) -> Network:
         network = Network(record)
         if record.driver == "bridge":
             for pool in network.pools:
                 self._registry.space.reserve(pool.subnet)
         self._registry.add(network)
+        return network
 
     async def _make_predefined(self) -> None:
         for name, driver in (("none", "null"), ("host", "host")):
@@ -102,8 +92,9 @@ class Networks(NetworkSource):
 
     async def _make_default_bridge(self) -> None:
         found = self._registry.by_name("bridge")
-        wanted = await self._bridges.default_record(found.record if found else None, self._registry.space)
-        if found is not None and found.record == wanted:
+        last = found.record if found else None
+        wanted = await self._drivers.bridges.default_record(last, self._registry.space)
+        if wanted == last:
             return
         if found is not None:
             self._registry.remove(found)
@@ -114,210 +105,189 @@ class Networks(NetworkSource):
         self._adopt(record)
 
     async def _forward(self) -> None:
-        if not self.settings.ip_forward:
-            return
         try:
-            await self._kernel.run(kernel.forward, 4)
+            changed = await self._kernel.run(kernel.forward, 4)
+            if changed and 4 in self._firewalls:
+                self._firewalls[4].close_forwarding()
         except OSError as error:
             log.warning("the host can't be made to forward packets", error=str(error))
 
-    async def restore(self, running: Sequence[Container]) -> None:
+    async def restore(self, running: Iterable[Container]) -> None:
         """After `start`: these run and keep what they have; everything else of a last life is undone."""
-        alive = {container.id: container for container in running}
-        for sandbox in await asyncio.to_thread(self._files.load):
-            container = alive.get(sandbox.container)
-            if container is None:
-                await self._undo(sandbox)
-            else:
-                await self._take_over(sandbox, container)
-
-    async def _take_over(self, sandbox: Sandbox, container: Container) -> None:
-        self._sandboxes[container.id] = sandbox
-        self._containers[container.id] = container
-        for network, endpoint in self._on(sandbox):
-            network.adopt(endpoint.ipv4)
-            network.adopt(endpoint.ipv6)
-            network.endpoints[container.id] = (sandbox, endpoint)
+        await self._sandboxes.restore(running)
+        for firewall in self._firewalls.values():
+            try:
+                await firewall.ensure()
+            except ServerError as error:
+                log.error("the packet filter can't be set up", error=error.message)
 
     async def close(self) -> None:
-        """What containers still use stays; without containers the host is left as it was found."""
+        """What containers still use stays; without containers the packet filter is left as it was found."""
+        await self._sandboxes.close()
         if not self._sandboxes:
             for firewall in self._firewalls.values():
-                await self._quietly(firewall.clear())
+                try:
+                    await firewall.clear()
+                except ServerError as error:
+                    log.warning("rules are left behind", error=error.message)
         self._kernel.close()
 
-    @staticmethod
-    async def _quietly(work: object) -> None:
-        try:
-            await work  # type: ignore[misc]
-        except (OSError, errors.Error) as error:
-            log.warning("while cleaning up", error=str(error))
-
-    # Join and leave.
-
-    @asynccontextmanager
-    async def _locked(self, container: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(container, (asyncio.Lock(), 0))
-        self._locks[container] = (lock, users + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            _, users = self._locks[container]
-            if users == 1:
-                del self._locks[container]
-            else:
-                self._locks[container] = (lock, users - 1)
+    # Containers.
 
     async def join(self, container: Container) -> NetworkPlace:
         """See `NetworkSource`. Joining twice is joining once."""
-        async with self._locked(container.id):
+        async with self._sandboxes.locked(container.id):
             sandbox = self._sandboxes.get(container.id)
             if sandbox is None:
-                sandbox = await self._join(container)
+                await self._retry_troubled(container)
+                sandbox = await self._sandboxes.join(container)
+                for network, _ in self._sandboxes.on(sandbox):
+                    self._tell("connect", network, container.id)
             return NetworkPlace(sandbox.path, dict(sandbox.files))
 
-    async def _join(self, container: Container) -> Sandbox:
-        sandbox = self._plan(container)
-        joined = asyncio.ensure_future(self._carry_out(sandbox, container))
-        try:
-            await asyncio.shield(joined)
-        except asyncio.CancelledError:
-            await asyncio.wait([joined])
-            await self._undo(sandbox)
-            raise
-        except BaseException as error:
-            await self._undo(sandbox)
-            if isinstance(error, OSError):
-                raise ServerError(f"failed to set up container networking: {error}") from error
-            raise
-        for network, endpoint in self._on(sandbox):
-            self._tell("connect", network, container.id)
-            container.networks[network.name] = joining.joined(
-                container.networks.get(network.name) or EndpointSettings(), network, endpoint
-            )
-        return sandbox
-
-    def _plan(self, container: Container) -> Sandbox:
-        mode = container.host_config.network_mode or "default"
-        if mode.startswith("container:"):
-            return self._shared(container, mode)
-        sandbox = Sandbox(container=container.id, name=container.name, mode=mode)
-        sandbox.files = {target: f"{container.folder}/{name}" for target, name in files.NAMES.items()}
-        if mode != "host":
-            sandbox.path = f"{self.settings.exec_root}/netns/{container.id}"
-        try:
-            for network in self._wanted(container):
-                self._plan_endpoint(sandbox, container, network)
-        except BaseException:
-            self._free(sandbox)
-            raise
-        return sandbox
-
-    def _wanted(self, container: Container) -> list[Network]:
-        """The networks of its record (keyed by name or ID), the one of its mode first."""
-        if container.config.network_disabled:
-            return []
-        mode = container.host_config.network_mode or "default"
-        main = self._registry.find("bridge" if mode == "default" else mode)
-        others = [self._registry.find(term) for term in sorted(container.networks) if term != "default"]
-        found = {network.id: network for network in (main, *others)}
-        for network in found.values():
-            joining.rename(container.networks, network)
-        return list(found.values())
-
-    def _plan_endpoint(self, sandbox: Sandbox, container: Container, network: Network) -> Endpoint:
-        wanted = container.networks.get(network.name) or EndpointSettings()
-        endpoint = joining.plan(sandbox, container, network, wanted)
-        sandbox.endpoints.append(endpoint)
-        network.endpoints[container.id] = (sandbox, endpoint)
-        return endpoint
-
-    def _shared(self, container: Container, mode: str) -> Sandbox:
-        other = self._sandboxes.get(mode.removeprefix("container:"))
-        if other is None:
-            raise errors.FailedPrecondition(
-                f"cannot join network of a non running container: {mode.removeprefix('container:')}"
-            )
-        return Sandbox(
-            container=container.id, name=container.name, mode=mode, path=other.path, files=other.files
-        )
-
-    async def _carry_out(self, sandbox: Sandbox, container: Container) -> None:
-        shared = sandbox.mode.startswith("container:")
-        await self._kernel.run(self._build, sandbox, [] if shared else self._texts(sandbox, container))
-        self._sandboxes[container.id] = sandbox
-        self._containers[container.id] = container
-
-    def _build(self, sandbox: Sandbox, texts: list[tuple[str, str]]) -> None:
-        """In the kernel's thread: everything that blocks, in one go."""
-        self._files.write(sandbox)
-        for path, text in texts:
-            files.write(path, text)
-        if not sandbox.path or sandbox.mode.startswith("container:"):
-            return
-        self._kernel.make_namespace(sandbox.path)
-        for network, endpoint in self._on(sandbox):
-            attachment = self._bridges.attachment(network, endpoint, sandbox)
-            if attachment is not None:
-                self._kernel.attach(attachment)
-        self._kernel.set_gateways(sandbox.path, *joining.gateways(sandbox, self._registry))
-
-    def _texts(self, sandbox: Sandbox, container: Container) -> list[tuple[str, str]]:
-        host = sandbox.mode == "host"
-        resolver = joining.resolver(container, self.settings, embedded=False, host=host)
-        texts = {
-            files.HOSTS: joining.hosts(container, sandbox, self._addresses_of_host(), host),
-            files.HOSTNAME: f"{container.config.hostname or container.id[:12]}\n",
-            files.RESOLV_CONF: files.resolv_conf(resolver),
-        }
-        return [(sandbox.files[target], text) for target, text in texts.items()]
-
-    def _addresses_of_host(self) -> str:
-        if self.settings.host_gateway:
-            return self.settings.host_gateway
-        bridge = self._registry.by_name("bridge")
-        return bridge.gateway(4) if bridge else ""
+    async def _retry_troubled(self, container: Container) -> None:
+        for network in self._registry:
+            if network.trouble and (network.name in container.networks or network.is_default_bridge):
+                await self._try_up(network)
 
     async def leave(self, container: Container) -> None:
         """See `NetworkSource`."""
-        async with self._locked(container.id):
-            sandbox = self._sandboxes.get(container.id)
-            if sandbox is None:
-                return
-            networks = [network for network, _ in self._on(sandbox)]
-            await asyncio.shield(self._undo(sandbox))
-            for network in networks:
+        async with self._sandboxes.locked(container.id):
+            for network in await self._sandboxes.leave(container):
                 self._tell("disconnect", network, container.id)
-                asked = container.networks.get(network.name)
-                if asked is not None:
-                    container.networks[network.name] = joining.left(asked)
-            container.ports = {}
 
-    async def _undo(self, sandbox: Sandbox) -> None:
-        await self._quietly(self._kernel.run(self._tear_down, sandbox))
-        self._free(sandbox)
-        self._sandboxes.pop(sandbox.container, None)
-        self._containers.pop(sandbox.container, None)
+    def renamed(self, container: Container) -> None:
+        """Its name in the record is another one now."""
+        self._sandboxes.renamed(container.id, container.name)
 
-    def _tear_down(self, sandbox: Sandbox) -> None:
-        if sandbox.path and not sandbox.mode.startswith("container:"):
-            for endpoint in sandbox.endpoints:
-                if endpoint.interface and not endpoint.link:
-                    self._kernel.detach(sandbox.path, endpoint)
-            self._kernel.remove_namespace(sandbox.path)
-            self._kernel.remove_links(each.link for each in sandbox.endpoints if each.link)
-        self._files.remove(sandbox.container)
+    def check(self, container: Container) -> None:
+        """At create: whether what is asked for can be. NotFound, InvalidArgument, in the original's words."""
+        mode = container.host_config.network_mode or "default"
+        if mode.startswith("container:"):
+            return
+        for term, asked in container.networks.items():
+            joining.check(self.find("bridge" if term == "default" else term), asked)
 
-    def _free(self, sandbox: Sandbox) -> None:
-        for network, endpoint in self._on(sandbox):
-            network.release(endpoint.ipv4)
-            network.release(endpoint.ipv6)
-            network.endpoints.pop(sandbox.container, None)
+    async def connect(self, container: Container, term: str, asked: EndpointSettings | None = None) -> None:
+        """One network more for a container, which may run; its record is edited, whoever asks saves it."""
+        async with self._sandboxes.locked(container.id):
+            network, wanted = self.find(term), asked or EndpointSettings()
+            joining.check(network, wanted)
+            self._check_together(container, network)
+            wanted.network_id = network.id
+            before = container.networks.get(network.name)
+            container.networks[network.name] = wanted
+            if self._sandboxes.get(container.id) is not None:
+                try:
+                    await self._sandboxes.connect(container, network)
+                except BaseException:
+                    _put_back(container, network.name, before)
+                    raise
+                self._tell("connect", network, container.id)
 
-    def _on(self, sandbox: Sandbox) -> list[tuple[Network, Endpoint]]:
-        known = {network.id: network for network in self._registry}
-        return [(known[each.network], each) for each in sandbox.endpoints if each.network in known]
+    def _check_together(self, container: Container, network: Network) -> None:
+        mode = container.host_config.network_mode
+        if network.name == "host" and mode != "host":
+            raise errors.InvalidArgument(
+                "cannot connect container to host network - container must be created in host network mode"
+            )
+        if mode == "host" or mode.startswith("container:"):
+            raise errors.InvalidArgument(
+                "container sharing network namespace with another container or host cannot be connected to "
+                "any other network"
+            )
+        others = {joining.network_name(term, self._registry) for term in container.networks}
+        if (network.name == "none" and others) or "none" in others:
+            raise errors.InvalidArgument(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+            )
+        if network.name in others and self._sandboxes.get(container.id) is not None:
+            raise errors.PermissionDenied(
+                f"endpoint with name {container.name} already exists in network {network.name}"
+            )
+
+    async def disconnect(self, container: Container | None, term: str, name: str = "") -> None:
+        """One network less. Without a record (force), whatever calls itself `name` on the network."""
+        network = self.find(term)
+        if container is None:
+            raise errors.NotFound(f"No such container: {name}")
+        async with self._sandboxes.locked(container.id):
+            if network.name == "host" and container.host_config.network_mode == "host":
+                raise errors.InvalidArgument(
+                    "cannot disconnect container from host network - container was created in host network mode"
+                )
+            names = {joining.network_name(key, self._registry): key for key in container.networks}
+            if network.name not in names:
+                raise ServerError(f"container {container.id} is not connected to the network {network.name}")
+            if self._sandboxes.get(container.id) is not None:
+                await self._sandboxes.disconnect(container, network)
+                self._tell("disconnect", network, container.id)
+            container.networks.pop(names[network.name], None)
+
+    # Networks.
+
+    def __iter__(self) -> Iterable[Network]:
+        return iter(self._registry)
+
+    def all(self) -> list[Network]:
+        return list(self._registry)
+
+    def find(self, term: str) -> Network:
+        """By ID, name, or prefix of the ID. NotFound: "network X not found"."""
+        return self._registry.find(term)
+
+    async def create(self, body: CreateBody) -> Network:
+        """Conflict for a name that is taken; InvalidArgument, PermissionDenied, ServerError."""
+        if body.name in (*PREDEFINED, "default"):
+            raise errors.PermissionDenied(f"operation is not permitted on predefined {body.name} network ")
+        self._registry.check_free(body.name)
+        routes = [] if creating.has_subnet(body) else await self._kernel.run(self._kernel.routes)
+        self._registry.check_free(body.name)
+        record = creating.record(body, self._registry, self._drivers, routes)
+        try:
+            network = Network(record)
+        except BaseException:
+            creating.forget(record, self._registry)
+            raise
+        self._registry.add(network)
+        try:
+            await self._state.commit(Put(KIND, record.id, record))
+            if not record.config_only:
+                await self._drivers.of(record.driver).bring_up(network)
+        except BaseException as error:
+            await self._destroy(network)
+            if isinstance(error, OSError):
+                raise ServerError(str(error)) from error
+            raise
+        self._tell("create", network)
+        return network
+
+    async def remove(self, term: str) -> None:
+        """PermissionDenied while it is used, and for the predefined ones."""
+        network = self.find(term)
+        if network.is_predefined:
+            raise errors.PermissionDenied(f"{network.name} is a pre-defined network and cannot be removed")
+        if network.endpoints:
+            raise errors.PermissionDenied(
+                f"error while removing network: network {network.name} id {network.id} has active endpoints"
+            )
+        if network.record.config_only and any(
+            other.record.config_from == network.name for other in self._registry
+        ):
+            raise errors.PermissionDenied(f'configuration network "{network.name}" is in use')
+        await self._destroy(network)
+        self._tell("destroy", network)
+
+    async def _destroy(self, network: Network) -> None:
+        """The rules and the link go first: a crash in between leaves a record by which they are found again."""
+        network.trouble = "it is being removed"
+        if not network.record.config_only:
+            try:
+                await self._drivers.of(network.record.driver).take_down(network)
+            except OSError as error:
+                log.warning("a link is left behind", network=network.name, error=str(error))
+        await self._state.commit(Delete(KIND, network.id))
+        self._registry.remove(network)
 
     def _tell(self, action: str, network: Network, container: str = "") -> None:
         attributes: Mapping[str, str] = {"name": network.name, "type": network.record.driver}
@@ -326,4 +296,8 @@ class Networks(NetworkSource):
         self._events.publish("network", action, network.id, attributes)
 
 
-__all__ = ["Networks", "PoolRecord"]
+def _put_back(container: Container, name: str, before: EndpointSettings | None) -> None:
+    if before is None:
+        container.networks.pop(name, None)
+    else:
+        container.networks[name] = before

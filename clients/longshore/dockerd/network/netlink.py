@@ -71,6 +71,7 @@ RT_TABLE_MAIN: Final = 254
 RTPROT_BOOT: Final = 3
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
+RT_SCOPE_NOWHERE: Final = 255
 RTN_UNICAST: Final = 1
 
 _HEADER = struct.Struct("=IHHII")
@@ -249,6 +250,8 @@ def delete_address(index: int, interface: Interface) -> Message:
 def _route_message(kind: int, gateway: str, index: int, version: int) -> Message:
     family = _family(version)
     scope = RT_SCOPE_UNIVERSE if gateway else RT_SCOPE_LINK
+    if kind == RTM_DELROUTE:
+        scope = RT_SCOPE_NOWHERE  # any
     body = _ROUTE.pack(family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, 0)
     if gateway:
         body += attribute(RTA_GATEWAY, socket.inet_pton(family, gateway))

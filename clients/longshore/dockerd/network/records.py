@@ -86,6 +86,9 @@ class Endpoint(msgspec.Struct, kw_only=True):
     priority: int = 0
     names: list[str] = field(default_factory=list)
     """What other containers of the network call it."""
+    links: dict[str, str] = field(default_factory=dict)
+    """What the container alone calls others: alias -> name."""
+    mac_asked: bool = False
     mappings: list[Mapping] = field(default_factory=list)
     proxies: list[Proxy] = field(default_factory=list)
 
@@ -103,6 +106,10 @@ class Sandbox(msgspec.Struct, kw_only=True):
     path: str = ""
     endpoints: list[Endpoint] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    dns_ports: tuple[int, int] = (0, 0)
+    """UDP and TCP, of the embedded DNS server; 0, 0 without one."""
+    dns_asked: list[str] = field(default_factory=list)
+    """Servers outside that the user named."""
 
     def endpoint(self, network: str) -> Endpoint | None:
         """Of a network's ID."""

@@ -22,6 +22,8 @@ class Network:
     def __init__(self, record: NetworkRecord) -> None:
         self.record = record
         self.pools = [_pool(each) for each in record.pools]
+        self.trouble = ""
+        """Why it can't be used now, "" if it can."""
         self.endpoints: dict[str, tuple[Sandbox, Endpoint]] = {}
         for each, pool in zip(record.pools, self.pools, strict=True):
             _reserve(each, pool)

@@ -6,7 +6,7 @@ there can be compared with what ought to be as text. Nothing here runs anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -101,6 +101,11 @@ def bridge(facts: BridgeFacts) -> Iterator[Rule]:
     yield Rule(FILTER, "DOCKER-ISOLATION-STAGE-2", f"-o {link} -j DROP", first=True)
 
 
+def is_native(mapping: Mapping, version: int) -> bool:
+    """Whether packets of that version can be translated; from IPv6 to IPv4 only a proxy leads."""
+    return ip_address(mapping.host_ip).version == version == ip_address(mapping.container_ip).version
+
+
 def published(mapping: Mapping, link: str, hairpin: bool) -> tuple[Rule, ...]:
     """A port of the host that leads into a container behind the bridge `link`."""
     address, port = ip_address(mapping.container_ip), mapping.container_port
@@ -134,12 +139,15 @@ class Listing:
     def __init__(self, text: str) -> None:
         self._chains: set[tuple[str, str]] = set()
         self._rules: dict[tuple[str, str], list[str]] = {}
+        self._policies: dict[tuple[str, str], str] = {}
         table = ""
         for line in text.splitlines():
             if line.startswith("*"):
                 table = line[1:]
             elif line.startswith(":"):
-                self._chains.add((table, line[1:].split(" ", 1)[0]))
+                chain, policy, *_ = line[1:].split()
+                self._chains.add((table, chain))
+                self._policies[table, chain] = policy
             elif line.startswith("-A "):
                 chain, _, words = line[3:].partition(" ")
                 self._rules.setdefault((table, chain), []).append(words)
@@ -150,12 +158,23 @@ class Listing:
     def count(self, rule: Rule) -> int:
         return self._rules.get((rule.table, rule.chain), []).count(rule.words)
 
-    def refers(self, chain: Chain) -> bool:
-        """Whether a rule jumps to it."""
-        target = f"-j {chain.name}"
-        return any(
-            table == chain.table and any(words.endswith(target) for words in rules)
-            for (table, _), rules in self._rules.items()
+    def drops(self) -> bool:
+        """Whether what no rule allows isn't forwarded."""
+        return self._policies.get((FILTER, "FORWARD")) == "DROP"
+
+    def rest(self, chain: Chain, gone: Iterable[Rule]) -> list[str]:
+        """The chain's rules without those that are `gone`."""
+        words = {rule.words for rule in gone if (rule.table, rule.chain) == (chain.table, chain.name)}
+        return [each for each in self._rules.get((chain.table, chain.name), []) if each not in words]
+
+    def referrers(self, chain: Chain, gone: Iterable[Rule]) -> int:
+        """How many rules but those that are `gone` jump to it."""
+        target, known = f"-j {chain.name}", {(rule.table, rule.chain, rule.words) for rule in gone}
+        return sum(
+            words.endswith(target) and (table, name, words) not in known
+            for (table, name), found in self._rules.items()
+            for words in found
+            if table == chain.table
         )
 
     def leads(self) -> bool:
@@ -218,6 +237,11 @@ def repair(
 def clear(listing: Listing, wanted: Sequence[Rule], hairpin: bool, version: int) -> str:
     """What takes all of ours away, the chains too; DOCKER-USER is the user's and stays when it holds rules."""
     lines: list[tuple[str, str]] = []
-    for rule in dict.fromkeys((*wanted, *base(version, hairpin), *LEADERS)):
+    gone = list(dict.fromkeys((*wanted, *base(version, hairpin), *LEADERS)))
+    for rule in gone:
         lines += [(rule.table, rule.line("D"))] * listing.count(rule)
+    for chain in CHAINS:
+        rest = [words for words in listing.rest(chain, gone) if words != chain.last]
+        if listing.has_chain(chain) and not rest and not listing.referrers(chain, gone):
+            lines += [(chain.table, f"-F {chain.name}"), (chain.table, f"-X {chain.name}")]
     return batch(lines)

@@ -1,0 +1,137 @@
+"""Published ports of an endpoint as a whole: sockets, rules and proxies come and go together."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from longshore.api import errors
+from longshore.dockerd.errors import ServerError
+from longshore.dockerd.network import ports, rules
+from longshore.dockerd.network.bridge import HOST_BINDING
+from longshore.dockerd.network.ports import Ports
+from longshore.dockerd.network.proxies import Proxies
+
+if TYPE_CHECKING:
+    from longshore.dockerd.network.firewall import Firewall
+    from longshore.dockerd.network.records import Endpoint, Mapping
+    from longshore.dockerd.network.registry import Network
+    from longshore.dockerd.network.settings import Settings
+    from longshore.dockerd.records import Container
+    from longshore.zygote.client import Zygote
+
+
+class Publishing:
+    """`publish` and `withdraw` for the endpoint that a container reaches the world by."""
+
+    def __init__(self, settings: Settings, firewalls: dict[int, Firewall], zygote: Zygote) -> None:
+        self._settings, self._firewalls = settings, firewalls
+        self._ports = Ports()
+        self._proxies = Proxies(zygote, settings.userland_proxy_path)
+        # Sockets that only keep a port from others, where no proxy does.
+        self._held: dict[Mapping, socket.socket] = {}
+
+    async def publish(
+        self, container: Container, network: Network, endpoint: Endpoint, write: Callable[[], None]
+    ) -> None:
+        """Fills the endpoint's mappings and proxies in and calls `write` before each step that `withdraw` must know
+        of. Raises ServerError with the original's prefix; `withdraw` then undoes what there is."""
+        try:
+            await self._publish(container, network, endpoint, write)
+        except errors.InvalidArgument:
+            raise
+        except errors.Error as error:
+            raise ServerError(
+                f"driver failed programming external connectivity on endpoint {container.name} "
+                f"({endpoint.id}): {error.message}"
+            ) from error
+
+    async def _publish(
+        self, container: Container, network: Network, endpoint: Endpoint, write: Callable[[], None]
+    ) -> None:
+        default_ip = network.record.options.get(HOST_BINDING) or self._settings.ip
+        targets = {
+            version: str(interface.ip) for version in (4, 6) if (interface := endpoint.address(version))
+        }
+        ipv6 = ports.host_has_ipv6()
+        bound: list[ports.Bound] = []
+        try:
+            for request in ports.requests(container):
+                bound += self._ports.bind(request, targets, default_ip, ipv6)
+        except BaseException:
+            for each in bound:
+                each.holder.close()
+                self._ports.release(each.mapping)
+            raise
+        if not bound:
+            return
+        endpoint.mappings = [each.mapping for each in bound]
+        write()
+        await _all(self._start_proxies(endpoint, bound), self._open(network, endpoint))
+        write()
+
+    async def _start_proxies(self, endpoint: Endpoint, bound: list[ports.Bound]) -> None:
+        if not self._settings.userland_proxy:
+            self._held.update({each.mapping: each.holder for each in bound})
+            return
+        started = [self._proxies.start(each.mapping, each.holder) for each in bound]
+        for outcome in await asyncio.gather(*started, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            endpoint.proxies.append(outcome)
+
+    async def _open(self, network: Network, endpoint: Endpoint) -> None:
+        for version, firewall in self._firewalls.items():
+            await firewall.change(add=self._rules(network, endpoint, version))
+
+    def _rules(self, network: Network, endpoint: Endpoint, version: int) -> Iterator[rules.Rule]:
+        hairpin = not self._settings.userland_proxy
+        for mapping in endpoint.mappings:
+            if rules.is_native(mapping, version):
+                yield from rules.published(mapping, network.record.link, hairpin)
+
+    async def withdraw(self, network: Network, endpoint: Endpoint) -> None:
+        """Undo `publish`, also one of a dockerd that died. ServerError; twice is once."""
+        if not endpoint.mappings:
+            return
+        mappings, proxies = endpoint.mappings, endpoint.proxies
+        changes = [
+            firewall.change(remove=list(self._rules(network, endpoint, version)))
+            for version, firewall in self._firewalls.items()
+        ]
+        endpoint.proxies = []
+        try:
+            await _all(self._proxies.stop(proxies), *changes)
+        finally:
+            endpoint.mappings = []
+            for mapping in mappings:
+                holder = self._held.pop(mapping, None)
+                if holder is not None:
+                    holder.close()
+                self._ports.release(mapping)
+
+    async def take_over(self, network: Network, endpoint: Endpoint) -> None:
+        """After a restart: what runs goes on, what doesn't is started again."""
+        if not endpoint.mappings:
+            return
+        alive = [proxy for proxy in endpoint.proxies if self._proxies.is_alive(proxy)]
+        served = {proxy.mapping for proxy in alive}
+        endpoint.proxies = alive
+        bound = []
+        for mapping in endpoint.mappings:
+            self._ports.adopt(mapping)
+            if mapping not in served:
+                bound.append(ports.Bound(mapping, ports.listen(mapping)))
+        await self._start_proxies(endpoint, bound)
+        for version, firewall in self._firewalls.items():
+            firewall.expect(self._rules(network, endpoint, version))
+
+
+async def _all(*work: object) -> None:
+    """Every one to its end, then the first error."""
+    outcomes = await asyncio.gather(*work, return_exceptions=True)  # type: ignore[call-overload]
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -78,8 +78,7 @@ class Creation:
         id = names.new_id()
         path, args = merge.command(config)
         config.hostname = self._hostname(config, host, id)
-        if not host.log_config.type:
-            host.log_config = LogConfig(type=self._parts.config.log_driver, config={})
+        host.log_config = self._parts.logs.settle(host.log_config)
         return Container(
             id=id,
             name="",

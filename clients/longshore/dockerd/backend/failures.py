@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from longshore.api.errors import Error, InvalidArgument
 from longshore.dockerd.errors import ServerError
@@ -25,38 +25,37 @@ _MOUNT_HINT: Final = (
 )
 
 
-PREFIX: Final = "failed to create task for container: "
+class BadCommand(InvalidArgument):
+    """The container's command can't be run: the client's fault."""
+
+    exit_code = NOT_FOUND
 
 
-class Failure(NamedTuple):
-    exit_code: int
-    error: Error
+class NotStarted(ServerError):
+    exit_code = NOT_STARTED
 
 
-def translate(cause: Error, prefix: str = PREFIX) -> Failure:
+def translate(cause: Error) -> BadCommand | NotStarted:
     """By its words: a runtime's refusal has no class of its own."""
-    message = f"{prefix}{cause.message}"
-    code = _code(message)
+    message = cause.message
+    code = exec_code(cause)
     if "not a directory" in message.lower():
         message += _MOUNT_HINT
-    return Failure(code, (ServerError if code == NOT_STARTED else InvalidArgument)(message))
+    error = (NotStarted if code == NOT_STARTED else BadCommand)(message)
+    error.exit_code = code
+    return error
 
 
-def _code(message: str) -> int:
-    low = message.lower()
+def code_of(cause: BaseException) -> int:
+    """The exit code of a container whose start ended with `cause`."""
+    return cause.exit_code if isinstance(cause, (BadCommand, NotStarted)) else NOT_STARTED
+
+
+def exec_code(cause: Error) -> int:
+    """The exit code that a process gets that couldn't be started."""
+    low = cause.message.lower()
     if "not a directory" in low:
         return NOT_FOUND
     if any(words in low for words in _NOT_EXECUTABLE_WORDS):
         return NOT_EXECUTABLE
     return NOT_FOUND if any(words in low for words in _NOT_FOUND_WORDS) else NOT_STARTED
-
-
-def code_of(cause: BaseException) -> int:
-    """The exit code of a container whose start ended with `cause`: the command's fault only if the runtime says so."""
-    message = str(cause)
-    return _code(message) if message.startswith(PREFIX) else NOT_STARTED
-
-
-def exec_code(cause: Error) -> int:
-    """The exit code of an exec that couldn't be started."""
-    return _code(cause.message)

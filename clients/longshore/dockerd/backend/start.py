@@ -75,7 +75,7 @@ class Starting:
             await self._start_task(live, draft, spec, stdio, mounts)
             await self._attach(live)  # who came in between
         except Error as error:
-            raise failures.translate(error).error from error
+            raise failures.translate(error) from error
 
     async def _surroundings(
         self, live: Live, draft: Container, undo: AsyncExitStack

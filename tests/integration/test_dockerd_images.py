@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.content import digest_of
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.images import names
+from longshore.dockerd.images.importing import Wish
 from longshore.dockerd.images.store import Images
 from longshore.dockerd.records import Container, ContainerConfig, ContainerState, HostConfig
 from support import images as samples
@@ -185,6 +190,110 @@ async def test_shared_layers_stay(images: Images) -> None:
     done = await images.remove("two", [])
     assert [next(iter(step)) for step in done] == ["Untagged", "Deleted", "Deleted"]
     await images.resolve("one")
+
+
+async def blocks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 700):
+        yield data[start : start + 700]
+
+
+async def import_(images: Images, data: bytes, wish: Wish | None = None) -> str:
+    (line,) = [line async for line in images.import_tar(blocks(data), wish or Wish())]
+    return str(line["status"])
+
+
+async def save(images: Images, *asked: str) -> bytes:
+    return b"".join([block async for block in images.save(await images.choose(asked))])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress, bz2.compress, lzma.compress])
+async def test_import(images: Images, pack: Callable[[bytes], bytes]) -> None:
+    changes = ['CMD ["a"]', "ENV X=1\nLABEL l=m", "EXPOSE 80"]
+    image_id = await import_(images, pack(layer("a")), Wish(names.parse("box"), "imported", changes))
+    found = await images.inspect("box", V)
+    assert found["Id"] == image_id
+    assert found["RootFS"]["Layers"] == [digest_of(layer("a"))]
+    assert found["Config"]["Cmd"] == ["a"]
+    assert found["Config"]["Env"] == ["X=1"]
+    assert found["Config"]["Labels"] == {"l": "m"}
+    assert found["Comment"] == "imported"
+    assert [step["Comment"] for step in await images.history("box")] == ["imported"]
+    await images.resolve("box")
+
+
+@pytest.mark.parametrize("data", [b"no tar at all" * 100, gzip.compress(b"x" * 5000)[:40], b"BZh9nonsense"])
+async def test_import_of_what_is_no_tar(images: Images, data: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        await import_(images, data)
+    assert await images.client.images.list() == []
+    assert await images.client.snapshots().list() == []
+
+
+async def test_save_and_load(images: Images) -> None:
+    await load(images, docker_archive(["box:1", "box:2", "other"], layer("a"), layer("b")))
+    image_id = (await images.resolve("box:1")).id
+    for asked, tags in (
+        (("box",), ["box:1", "box:2"]),
+        (("box:2",), ["box:2"]),
+        (("other", "box:1"), ["other:latest", "box:1"]),
+        ((image_id,), None),
+        ((image_id[7:],), None),
+        ((image_id[7:20],), None),
+    ):
+        data = await save(images, *asked)
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            manifest = json.load(tar.extractfile("manifest.json") or io.BytesIO())
+            assert [entry["RepoTags"] for entry in manifest] == [tags]
+            assert all(tar.getmember(path).isreg() for entry in manifest for path in entry["Layers"])
+    everything = await save(images, "box", "other")
+    for name in ("box:1", "box:2", "other"):
+        await images.remove(name, [])
+    assert await images.client.images.list() == []
+    said = await load(images, everything)
+    assert said == ["Loaded image: box:1", "Loaded image: box:2", "Loaded image: other:latest"]
+    assert (await images.resolve("other")).id == image_id
+    with pytest.raises(NotFound, match=r"^No such image: none:latest$"):
+        await save(images, "none")
+
+
+async def test_prune(images: Images) -> None:
+    await load(images, docker_archive(["used"], layer("a")))
+    used = (await images.resolve("used")).id
+    await load(images, docker_archive(["idle"], layer("b"), Labels={"keep": "1"}))
+    await load(images, docker_archive(None, layer("c")))
+    done = await images.prune({}, [container(used)])
+    assert [next(iter(step)) for step in done["ImagesDeleted"]] == ["Deleted", "Deleted"]
+    assert done["SpaceReclaimed"] >= 5000
+    every = {"dangling": ["false"]}
+    assert (await images.prune({**every, "label!": ["keep"]}, [container(used)]))["ImagesDeleted"] is None
+    done = await images.prune(every, [container(used)])
+    assert done["ImagesDeleted"][0] == {"Untagged": "idle:latest"}
+    assert [entry["RepoTags"] for entry in await images.summaries({}, V)] == [["used:latest"]]
+
+
+async def test_make(images: Images) -> None:
+    await load(images, docker_archive(["base"], layer("a"), Env=["A=1"]))
+    base = await images.resolve("base")
+    snapshots = images.client.snapshots()
+    await snapshots.prepare("work", base.chain_id)
+    config = {**base.config, "config": {"Cmd": ["x"]}, "container_config": {"Cmd": ["do", "it"]}}
+    config.pop("history")
+    config.pop("created")
+    same = await images.make(base, "work", config, ["child:1"])
+    assert same.chain_id == base.chain_id  # nothing was changed: no layer
+    child = await images.make(base, "", {**config, "config": {"Cmd": ["y"]}})
+    steps = await images.history(child.id)
+    assert (steps[0]["CreatedBy"], steps[0]["Size"]) == ("do it", 0)
+    assert [step["Id"] for step in steps] == [child.id, base.id]
+    assert (await images.inspect("child:1", V))["Parent"] == base.id
+    assert [entry["Id"] for entry in await images.summaries({}, V)][:2] == [child.id, same.id]
+    with pytest.raises(Conflict, match=r"\(cannot be forced\) - image has dependent child images"):
+        await images.remove(base.id, [], force=True)
+    assert await images.remove("base", []) == [{"Untagged": "base:latest"}]
+    await images.remove(child.id, [])
+    done = await images.remove("child:1", [])
+    assert [*done[1].values(), *done[2].values()] == [same.id, base.id]
+    await snapshots.remove("work")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from longshore.client.registries import (
     with_source,
 )
 from longshore.client.tasking import cancel_all, run_all
-from longshore.client.unpack import Step, holds_snapshot, label_config, unpack_layer
+from longshore.client.unpack import Step, holds_snapshot, is_extraction, label_config, unpack_layer
 from longshore.registry.client import Options, Registry, Repository
 from longshore.registry.documents import Descriptor, Document, read_document
 from longshore.registry.errors import BadContent
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 DOWNLOADS = 3
 DEEPEST_INDEX = 8
 INTERRUPTED = "longshore.io/interrupted-pull"  # a lease's label: the image's name
+PULLING = "longshore.io/pulling"  # a lease's label while the pull runs: the image's name
+OWNER = "longshore.io/pulled-by"
 KEPT_FOR = 24 * 3600  # seconds
 LOCKED_DELAYS = (
     0.02,
@@ -118,24 +120,30 @@ async def fetch_image(
     downloads: int = DOWNLOADS,
     registry: Options | None = None,
     progress: Report | None = None,
+    owner: str = "",
 ) -> None:
-    """A pull whose caller records the names, before the lease ends."""
+    """A pull whose caller records the names, before the lease ends.
+
+    A program that runs once in a namespace may name itself as `owner`, and
+    call `recover_pulls` when it starts: it finds what pulls left that were
+    killed with it.
+    """
     wanted = Platform(*(platform or oci.host_platform()))
     wish = Wish(wanted, all_platforms, snapshotter, max(downloads, 1))
     with translated(f"pull {name}"):
         async with Registry(registry or options()) as door:
             repository = door.repository(name)
             full = str(repository.reference)
-            async with _resumable(client, full) as leased:
+            async with _resumable(client, full, owner) as leased:
                 target, manifests = await _Pull(leased, repository, wish, progress).run()
                 await record(leased, message_of(target), [message_of(found) for found in manifests])
 
 
 @asynccontextmanager
-async def _resumable(client: AsyncClient, name: str) -> AsyncIterator[AsyncClient]:
+async def _resumable(client: AsyncClient, name: str, owner: str) -> AsyncIterator[AsyncClient]:
     """A lease for the block. When the block fails, what it got stays for a day, or until one succeeds."""
     earlier = [lease.id for lease in await client.leases.list([f'labels."{INTERRUPTED}"=="{name}"'])]
-    async with client.leased() as leased:
+    async with client.leased(labels={PULLING: name, OWNER: owner} if owner else None) as leased:
         try:
             yield leased
         except BaseException:
@@ -158,6 +166,29 @@ async def _keep(client: AsyncClient, name: str, leases: Sequence[str]) -> None:
     await _end(client, leases[1:])
 
 
+async def recover_pulls(client: AsyncClient, owner: str) -> None:
+    """Leave what an earlier life of `owner` was pulling for the next pull, without half unpacked layers."""
+    for lease in await client.leases.list([f'labels."{OWNER}"=="{owner}"']):
+        for resource in await _resources(client, lease.id):
+            kind, _, snapshotter = resource.type.partition("/")
+            if kind == "snapshots" and is_extraction(resource.id):
+                await _without(client.snapshots(snapshotter).remove(resource.id))
+        await _keep(client, lease.labels[PULLING], [lease.id])
+        await _end(client, [lease.id])
+
+
+async def forget_interrupted(client: AsyncClient) -> None:
+    """Give up what interrupted pulls have got so far; the next collection takes it."""
+    await _end(client, [lease.id for lease in await client.leases.list([f'labels."{INTERRUPTED}"'])])
+
+
+async def _without(removal: Awaitable[None]) -> None:
+    try:
+        await removal
+    except NotFound:
+        pass
+
+
 async def _resources(client: AsyncClient, lease: str) -> list[Resource]:
     try:
         return await client.leases.resources(lease)
@@ -167,10 +198,7 @@ async def _resources(client: AsyncClient, lease: str) -> list[Resource]:
 
 async def _end(client: AsyncClient, leases: Sequence[str]) -> None:
     for lease in leases:
-        try:
-            await client.leases.delete(lease)
-        except NotFound:
-            pass
+        await _without(client.leases.delete(lease))
 
 
 class _Pull:

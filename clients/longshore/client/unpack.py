@@ -68,6 +68,11 @@ async def holds_snapshot(client: AsyncClient, snapshotter: str, step: Step) -> b
     return False
 
 
+def is_extraction(key: str) -> bool:
+    """Whether an active snapshot is a layer that is being unpacked."""
+    return key.startswith("extract-")
+
+
 def _key(step: Step) -> str:
     return f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {step.chain_id}"
 

@@ -1,13 +1,36 @@
-"""A request's body as the file that a thread reads."""
+"""Where archives come from: a request's body as the file that a thread reads, or an address."""
 
 from __future__ import annotations
 
 import asyncio
 import io
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
+from longshore.api.errors import InvalidArgument
+from longshore.dockerd.errors import ServerError
+
+_BLOCK: Final = 1 << 20  # bytes
 _WAIT: Final = 3600.0  # seconds: a client that sends nothing for so long is gone
+
+
+@asynccontextmanager
+async def download(source: str) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What is at an address, which may be without ``http://``. Raises InvalidArgument, ServerError."""
+    import aiohttp
+
+    url = source if "://" in source else f"http://{source}"
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"invalid url: {source}")
+    try:
+        async with aiohttp.ClientSession(trust_env=True) as session, session.get(url) as response:
+            if response.status != HTTPStatus.OK:
+                raise ServerError(f"Got HTTP status code >= 400: {response.status} {response.reason}")
+            yield response.content.iter_chunked(_BLOCK)
+    except (aiohttp.ClientError, OSError) as error:
+        raise ServerError(f"Get {url}: {error}") from None
 
 
 class BodyFile(io.RawIOBase):

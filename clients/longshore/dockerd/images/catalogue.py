@@ -17,6 +17,8 @@ from longshore.dockerd.images import names
 from longshore.dockerd.images.names import Reference
 
 SNAPSHOTTER: Final = "overlayfs"
+OWNER: Final = "dockerd"
+"""Whose pulls are whose."""
 MANIFEST_LABEL: Final = "longshore.io/docker.manifest"
 """On a record whose target is an index: the digest of the manifest that was asked for."""
 
@@ -193,6 +195,13 @@ class Catalogue:
                 known = (await self._client.snapshots(SNAPSHOTTER).usage(chain_id)).size
             self._sizes[chain_id] = known
         return known
+
+    async def layer_size_or_0(self, chain_id: str) -> int:
+        """The same, 0 for a layer that isn't unpacked."""
+        try:
+            return await self.layer_size(chain_id)
+        except NotFound:
+            return 0
 
 
 def _key(record: Record) -> tuple[str, str]:

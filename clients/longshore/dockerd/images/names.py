@@ -49,15 +49,16 @@ def parse(text: str) -> Reference:
 
 
 def _what_is_wrong(text: str) -> str:
-    name = text.partition("@")[0]
-    if name != name.lower():
-        try:
-            references.parse(text.lower())
-        except InvalidArgument:
-            pass
-        else:
-            return "invalid reference format: repository name must be lowercase"
-    return "invalid reference format"
+    try:
+        found = references.parse(text.lower())
+    except InvalidArgument:
+        return "invalid reference format"
+    written = text.partition("@")[0].partition(":")[0]
+    if found.domain != DOCKER_HUB:
+        written = text.partition("/")[2].partition("@")[0].partition(":")[0]
+    elif "/" not in written:
+        written = f"library/{written}"
+    return f"invalid reference format: repository name ({written}) must be lowercase"
 
 
 def with_tag(repository: str, tag: str) -> Reference:
@@ -112,6 +113,11 @@ def familiar(reference: Reference) -> str:
 def short(image_id: str) -> str:
     """The first twelve digits of an ID."""
     return image_id.partition(":")[2][:SHORT_ID] or image_id[:SHORT_ID]
+
+
+def is_id(text: str) -> bool:
+    """Whether it can only be an image's ID, whole or with its algorithm."""
+    return bool(_IDENTIFIER.fullmatch(text)) or text.startswith("sha256:")
 
 
 def id_prefix(text: str) -> str:

@@ -13,7 +13,7 @@ from longshore.client.pull import fetch_image
 from longshore.client.registries import Progress
 from longshore.client.remote import remote
 from longshore.dockerd.images import names, registries
-from longshore.dockerd.images.catalogue import MANIFEST_LABEL, SNAPSHOTTER, Facts
+from longshore.dockerd.images.catalogue import MANIFEST_LABEL, OWNER, SNAPSHOTTER, Facts
 from longshore.dockerd.images.names import Reference
 from longshore.dockerd.images.progress import Layers, Line
 from longshore.dockerd.images.registries import Auth
@@ -73,6 +73,7 @@ class _Pull:
                 downloads=self._images.config.max_concurrent_downloads,
                 registry=registries.options(self._images.config, reference, self._auth, pull=True),
                 progress=news,
+                owner=OWNER,
             )
         except errors.Error as error:
             raise self._explained(error) from None

@@ -17,7 +17,7 @@ from longshore.client.images import Image, Record
 from longshore.dockerd.engine import ImageInfo, ImageSource
 from longshore.dockerd.http import Version
 from longshore.dockerd.images import documents, listing, names, removal
-from longshore.dockerd.images.catalogue import MANIFEST_LABEL, SNAPSHOTTER, Catalogue, Entry, Facts
+from longshore.dockerd.images.catalogue import MANIFEST_LABEL, OWNER, SNAPSHOTTER, Catalogue, Entry, Facts
 from longshore.dockerd.images.names import Reference
 from longshore.dockerd.records import Container
 from longshore.dockerd.state import Delete, Put, State
@@ -25,7 +25,9 @@ from longshore.dockerd.state import Delete, Put, State
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
     from longshore.dockerd.events import Events
+    from longshore.dockerd.images.importing import Wish
     from longshore.dockerd.images.registries import Auth
+    from longshore.dockerd.images.saving import Chosen
     from longshore.zygote.client import Zygote
 
 KIND: Final = "images"
@@ -50,7 +52,10 @@ class Images(ImageSource):
         self._names = asyncio.Lock()
 
     async def start(self) -> None:
-        """Forget what is remembered of images that are gone."""
+        """Forget what is remembered of images that are gone, and take over what was being pulled."""
+        from longshore.client.pull import recover_pulls
+
+        await recover_pulls(self.client, OWNER)
         entries = await self.catalogue.entries()
         gone = [image_id for image_id in self._notes if image_id not in entries]
         await self.state.commit(*(Delete(KIND, image_id) for image_id in gone))
@@ -329,11 +334,10 @@ class Images(ImageSource):
         prune: bool,
         quiet: bool,
     ) -> None:
-        found = removal.obstacle(
-            entry, containers, has_children=bool(self.children(entry.id)), soft=not force
-        )
+        children = self.children(entry.id)
+        found = removal.obstacle(entry, containers, has_children=bool(children), soft=not force)
         if found is not None:
-            if quiet and (entry.references or found.used):
+            if quiet and (entry.references or children or found.used):
                 return
             raise found.error(entry.id)
         parent = self.parent(entry.id)
@@ -385,6 +389,32 @@ class Images(ImageSource):
         from longshore.dockerd.images.loading import load
 
         return load(self, archive, quiet=quiet)
+
+    def import_tar(self, archive: AsyncIterator[bytes], wish: Wish) -> AsyncIterator[dict[str, Any]]:
+        """A root file system's tar as an image of one layer."""
+        from longshore.dockerd.images.importing import import_tar
+
+        return import_tar(self, archive, wish)
+
+    async def choose(self, asked: Sequence[str]) -> Sequence[Chosen]:
+        """What `save` is meant to write. Raises NotFound."""
+        from longshore.dockerd.images.saving import choose
+
+        return await choose(self, asked)
+
+    def save(self, chosen: Sequence[Chosen]) -> AsyncIterator[bytes]:
+        """A docker archive that is an OCI layout too."""
+        from longshore.dockerd.images.saving import save
+
+        return save(self, chosen)
+
+    async def prune(
+        self, filters: Mapping[str, Sequence[str]], containers: Sequence[Container]
+    ) -> dict[str, Any]:
+        """Delete what nobody needs."""
+        from longshore.dockerd.images.pruning import prune
+
+        return await prune(self, filters, containers)
 
     async def make(
         self, parent: ImageInfo | None, snapshot: str, config: dict[str, Any], names: Sequence[str] = ()

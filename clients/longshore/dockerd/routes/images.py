@@ -1,4 +1,4 @@
-"""/images: list, inspect, history, tag, remove, pull, push, load."""
+"""/images: list, inspect, history, tag, remove, pull, push, import, load, save, prune."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from longshore.client import oci
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
 from longshore.dockerd.images import listing, names, registries
-from longshore.dockerd.images.bodies import BodyFile
+from longshore.dockerd.images.bodies import BodyFile, download
+from longshore.dockerd.images.importing import Wish
 
 _BUFFER = 1 << 20  # bytes read at once of an archive
 
@@ -65,12 +66,27 @@ async def _streamed(call: Call, lines: AsyncIterator[dict[str, Any]]) -> None:
 
 
 async def create(engine: Engine, call: Call) -> None:
-    """POST /images/create: pull."""
+    """POST /images/create: pull, or import."""
+    if call.query.get("fromSrc"):
+        return await _import(engine, call)
     source, tag = call.query.get("fromImage", ""), call.query.get("tag", "")
     auth = registries.decode(call.headers.get("x-registry-auth", ""))
     every = not tag and not names.has_tag(source)
     reference = names.with_tag(source, tag)
     await _streamed(call, engine.images.pull(reference, auth, _platform(call), every=every))
+
+
+async def _import(engine: Engine, call: Call) -> None:
+    source, repository = call.query["fromSrc"], call.query.get("repo", "")
+    name = names.with_tag(repository, call.query.get("tag", "")) if repository else None
+    if name is not None and name.digest:
+        raise errors.InvalidArgument("cannot import digest reference")
+    wish = Wish(name, call.query.get("message", ""), call.values("changes"), _platform(call))
+    if source == "-":
+        return await _streamed(call, engine.images.import_tar(call.body(), wish))
+    wish = wish._replace(message=wish.message or f"Imported from {source}")
+    async with download(source) as archive:
+        await _streamed(call, engine.images.import_tar(archive, wish))
 
 
 def _platform(call: Call) -> oci.Platform | None:
@@ -89,6 +105,29 @@ async def push(engine: Engine, call: Call) -> None:
     await _streamed(call, engine.images.push(repository, tag, auth))
 
 
+async def save(engine: Engine, call: Call) -> None:
+    """GET /images/get and /images/{name}/get."""
+    asked = [call.path["name"]] if "name" in call.path else call.values("names")
+    chosen = await engine.images.choose(asked)
+    stream = await call.stream("application/x-tar")
+    async with aclosing(cast(AsyncGenerator[bytes, None], engine.images.save(chosen))) as archive:
+        async for block in archive:
+            await stream.write(block)
+
+
+async def prune(engine: Engine, call: Call) -> Answer:
+    """POST /images/prune."""
+    filters = call.filters(listing.PRUNE_FILTERS)
+    return Answer(body=await engine.images.prune(filters, engine.containers.all()))
+
+
+async def search(engine: Engine, call: Call) -> Answer:
+    """GET /images/search."""
+    raise errors.Unimplemented(
+        "searching registries is not implemented: Docker Hub can be searched at https://hub.docker.com/search"
+    )
+
+
 async def load(engine: Engine, call: Call) -> None:
     """POST /images/load."""
     archive = cast(IO[bytes], io.BufferedReader(BodyFile(call.body()), _BUFFER))
@@ -99,6 +138,10 @@ ROUTES = (
     Route("GET", "/images/json", list_images),
     Route("POST", "/images/create", create),
     Route("POST", "/images/load", load),
+    Route("POST", "/images/prune", prune, since=(1, 25)),
+    Route("GET", "/images/search", search),
+    Route("GET", "/images/get", save),
+    Route("GET", "/images/{name}/get", save),
     Route("GET", "/images/{name}/json", inspect),
     Route("GET", "/images/{name}/history", history),
     Route("POST", "/images/{name}/tag", tag),

@@ -41,9 +41,12 @@ def sniff(head: bytes) -> str:
     return NONE
 
 
-def decompressed(fd: int, compression: str = AUTO) -> Iterator[bytes]:
-    """The uncompressed content of `fd` in chunks, never empty ones. Raises InvalidLayer on damage."""
-    head = _read_exactly(fd, 4)
+def decompressed(fd: int, compression: str = AUTO, head: bytes = b"") -> Iterator[bytes]:
+    """The uncompressed content of `fd` in chunks, never empty ones. Raises InvalidLayer on damage.
+
+    `head` is what the caller has read of it already.
+    """
+    head += _read_exactly(fd, 4 - len(head))
     kind = sniff(head) if compression == AUTO else compression
     if kind == NONE:
         return _plain(fd, head)

@@ -234,7 +234,7 @@ def _copy_file(from_fd: int, name: bytes, to_fd: int, new: bytes, status: os.sta
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=to_fd)
         try:
-            _copy_data(old, fd, status.st_size)
+            copy_data(old, fd, status.st_size)
             copy_attributes(old, fd)
         finally:
             os.close(fd)
@@ -242,7 +242,7 @@ def _copy_file(from_fd: int, name: bytes, to_fd: int, new: bytes, status: os.sta
         os.close(old)
 
 
-def _copy_data(old: int, new: int, size: int) -> None:
+def copy_data(old: int, new: int, size: int) -> None:
     """Copy extents, keep holes; copy_file_range shares blocks where the filesystem can."""
     position = 0
     while position < size:

@@ -1,0 +1,1 @@
+"""The classic builder: a Dockerfile's instructions, one image after each."""

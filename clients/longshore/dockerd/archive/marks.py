@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from longshore.dockerd.archive.view import rows_of
+from longshore.layers import overlay, trees, worker
 from longshore.linux import files
 
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 MARK: Final = ".dockerenv"
+_MTAB: Final = "/etc/mtab"
 _STRICT: Final = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS
 
 _PLACES: Final = frozenset(
@@ -33,11 +38,34 @@ _FOLDERS: Final = frozenset(
 )
 
 
-def make(mounts: Iterable[Any]) -> None:
-    """Put the mark into a snapshot that has just been made, and that nobody has mounted yet."""
+def make(mounts: Sequence[Any]) -> None:
+    """Put the mark, and /etc/mtab where there is none, into a snapshot that has just been made and isn't mounted."""
     for upper in _uppers(mounts):
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(os.path.join(upper, MARK), flags, 0o755))
+    plan = worker.upper_of(worker.mounts_of(rows_of(mounts)))
+    if plan is not None:
+        _link_mtab(*plan)
+
+
+def _link_mtab(upper: str, lowers: list[str], prefix: str) -> None:
+    """Old programs read it; the image's /etc comes up with all its attributes, so that it doesn't look changed."""
+    with overlay.Lowers(lowers, prefix) as below, below.find([b"etc", b"mtab"]) as there:
+        if there is not None:
+            return
+        with below.find([b"etc"]) as etc:
+            if etc is None or not stat.S_ISDIR(etc.status.st_mode):
+                return
+            old = os.open(b"etc", _DIRECTORY, dir_fd=etc.directory)
+    target = os.path.join(upper, "etc")
+    os.mkdir(target, 0o700)
+    new = os.open(target, _DIRECTORY)
+    try:
+        os.symlink("/proc/mounts", "mtab", dir_fd=new)
+        trees.copy_attributes(old, new, skip=overlay.XATTR_PREFIXES)
+    finally:
+        os.close(new)
+        os.close(old)
 
 
 def clear(mounts: Iterable[Any]) -> None:
@@ -63,7 +91,7 @@ def _clear(root: int, path: str) -> None:
         return
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        if is_ours(path, status) and stat.S_ISREG(status.st_mode):
+        if is_ours(path, status) and (stat.S_ISREG(status.st_mode) or path == _MTAB):
             os.unlink(name, dir_fd=directory)
     except FileNotFoundError:
         pass

@@ -84,12 +84,27 @@ class JSONFile(InFile):
         self._append(self._encoder.encode(stream, time.time_ns(), data, whole))
 
 
+class Local(InFile):
+    """Driver "local"."""
+
+    def __init__(self, path: str, limits: Limits) -> None:
+        from longshore.dockerd.logs.local import Encoder
+
+        super().__init__(path, limits)
+        self._encoder = Encoder()
+
+    def write(self, stream: str, data: bytes, whole: bool) -> None:
+        self._append(*self._encoder.encode(stream, time.time_ns(), data, whole))
+
+
 def make_driver(arguments: dict[str, Any]) -> Driver:
     """Opens the log. Raises OSError."""
     name = arguments["driver"]
     if name == "none":
         return Nothing()
     limits = Limits(*arguments["limits"])
+    if name == "local":
+        return Local(arguments["path"], limits)
     if name == "json-file":
         return JSONFile(arguments["path"], limits, arguments["attrs"])
     raise ValueError(f"no log driver named '{name}'")

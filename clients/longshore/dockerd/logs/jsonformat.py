@@ -52,7 +52,7 @@ class JSONFormat(Format):
                 return start + _nth_last(block, newlines) + 1, 0
             newlines -= found
             position = start
-        return 0, newlines - 1 if newlines <= count else count
+        return 0, newlines - 1
 
     def _records(self, lines: bytes) -> list[_Record]:
         try:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 from longshore.api import errors
 from longshore.dockerd.engine import Attachment, LogEntry, LogSource, StdioPaths
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.logs import plan, wire
+from longshore.dockerd.logs import options, plan, wire
 from longshore.dockerd.logs.connection import Connection, connect
 from longshore.dockerd.logs.reading import Reader, Span
 
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
-    from longshore.dockerd.records import Container
+    from longshore.dockerd.records import Container, LogConfig
     from longshore.zygote.client import Zygote
 
 END_SECONDS: Final = 2.0
@@ -38,6 +38,10 @@ class Logs(LogSource):
 
     def folder(self, container: Container) -> str:
         return f"{self._config.exec_root}/logs/{container.id}"
+
+    def settle(self, asked: LogConfig) -> LogConfig:
+        """At create: the driver and options of a new container. Raises InvalidArgument."""
+        return options.settle(asked, self._config)
 
     async def open(self, container: Container) -> StdioPaths:
         made = plan.make(container, self._config, self.folder(container))

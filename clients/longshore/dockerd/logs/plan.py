@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from longshore.api import errors
 from longshore.dockerd.engine import StdioPaths
-from longshore.dockerd.logs import wire
+from longshore.dockerd.logs import options, wire
 from longshore.dockerd.logs.jsonformat import JSONFormat
+from longshore.dockerd.logs.localformat import LocalFormat
 from longshore.dockerd.logs.reading import Format
 from longshore.dockerd.logs.rotation import Limits
 
@@ -47,26 +47,26 @@ class Plan(NamedTuple):
 
 
 def make(container: Container, config: Config, folder: str) -> Plan:
-    """Raises InvalidArgument where the driver or an option isn't known."""
-    driver = container.host_config.log_config.type or config.log_driver or "json-file"
-    path = _PATHS.get(driver)
-    if path is None:
-        raise errors.InvalidArgument(f"logger: no log driver named '{driver}' is registered")
-    path = path.format(folder=container.folder, id=container.id)
+    """Raises InvalidArgument where the driver or an option isn't known, ServerError where a value makes no sense."""
+    chosen = container.host_config.log_config
+    if not chosen.type:
+        chosen = options.settle(chosen, config)
+    options.known(chosen.type)
+    values = chosen.config or {}
+    path = options.log_path(chosen.type, container)
     return Plan(
         folder,
-        driver,
+        chosen.type,
         path,
-        path if driver == "json-file" else "",
-        Limits(),
-        "",
+        path if chosen.type == "json-file" else "",
+        options.limits(chosen.type, values),
+        options.attributes(container, values) if chosen.type == "json-file" else "",
         _stdio(container, folder),
-        _FORMATS.get(driver),
+        _FORMATS.get(chosen.type),
     )
 
 
-_PATHS = {"json-file": "{folder}/{id}-json.log", "local": "{folder}/local-logs/container.log", "none": ""}
-_FORMATS: dict[str, Callable[[], Format]] = {"json-file": JSONFormat}
+_FORMATS: dict[str, Callable[[], Format]] = {"json-file": JSONFormat, "local": LocalFormat}
 
 
 def _stdio(container: Container, folder: str) -> StdioPaths:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from longshore.api.errors import Error, NotFound
 from longshore.dockerd.archive import marks
-from longshore.dockerd.backend import names
+from longshore.dockerd.backend import names, runtimes, signals
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.engine import ImageInfo
@@ -20,7 +20,6 @@ from longshore.dockerd.records import (
     CreateBody,
     EndpointSettings,
     HostConfig,
-    LogConfig,
     NetworkingConfig,
 )
 from longshore.dockerd.spec import merge, points, validate
@@ -53,6 +52,10 @@ class Creation:
             image = await parts.images.resolve(body.image)
         config = merge.merge(_config(body), merge.image_config(image.config))
         warnings = validate.create(config, host, self._settings)
+        if config.stop_signal:
+            signals.number(config.stop_signal)
+        host.runtime = host.runtime or self._parts.config.default_runtime
+        runtimes.find(self._parts.config, host.runtime)
         if host.network_mode.startswith("container:"):
             host.network_mode = f"container:{self._peer(host.network_mode.partition(':')[2]).id}"
         record = self._record(body, config, host, image)
@@ -96,7 +99,7 @@ class Creation:
     def _hostname(self, config: ContainerConfig, host: HostConfig, id: str) -> str:
         if config.hostname:
             return config.hostname
-        if host.network_mode == "host" or host.uts_mode == "host":
+        if host.network_mode == "host":
             return os.uname().nodename
         if host.network_mode.startswith("container:"):
             return self._peer(host.network_mode.partition(":")[2]).config.hostname

@@ -78,7 +78,10 @@ class Server:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     stream = await TLS.accept(plain, context)
             await Connection(self, stream, full).run()
-        except (ConnectionError, ssl.SSLError, TimeoutError) as error:
+        except ssl.SSLError as error:
+            log.info("TLS handshake error", peer=plain.peer, error=str(error))
+            await _linger(plain)
+        except (ConnectionError, TimeoutError) as error:
             log.debug("connection lost", peer=plain.peer, error=str(error))
         except Exception:
             log.exception("connection failed", peer=plain.peer)
@@ -254,12 +257,16 @@ class Connection:
         """Let the client read our answer: data of its that we never read would make the kernel reset it."""
         if self._http.their_state not in (h11.SEND_BODY, h11.ERROR):
             return
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            await self._stream.close_write()
-            async with asyncio.timeout(LINGER_SECONDS):
-                left = LINGER_BYTES
-                while left > 0 and (data := await self._stream.read()):
-                    left -= len(data)
+        await _linger(self._stream)
+
+
+async def _linger(stream: Stream) -> None:
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        await stream.close_write()
+        async with asyncio.timeout(LINGER_SECONDS):
+            left = LINGER_BYTES
+            while left > 0 and (data := await stream.read()):
+                left -= len(data)
 
 
 class _Watch:

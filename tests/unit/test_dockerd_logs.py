@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -72,13 +73,8 @@ def test_copying_loses_nothing(parts: list[bytes]) -> None:
 @given(st.binary(max_size=300).map(lambda data: data.replace(b"\n", b"")))
 def test_any_bytes_become_json(data: bytes) -> None:
     record = json.loads(jsonfile.Encoder().encode("stdout", 1, data + b"\n", True))
-    assert (
-        record["log"].encode()
-        == data.decode("utf-8", "surrogateescape").encode("utf-8", "replace").replace(b"?", b"?") + b"\n"
-        or "\ufffd" in record["log"]
-    )
-    if "\ufffd" not in record["log"]:
-        assert record["log"].encode() == data + b"\n"
+    text = data.decode("utf-8", "surrogateescape")
+    assert record["log"] == re.sub("[\udc80-\udcff]", "\ufffd", text) + "\n"
 
 
 def test_the_format_is_the_originals() -> None:
@@ -169,7 +165,7 @@ def test_rotation(tmp_path: Path, kind: str, compress: bool) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"log", f"log.1{extension}", f"log.2{extension}"}
     found = log.read()
     assert found == list(range(found[0], 200))
-    assert log.read(Span(40)) == list(range(160, 200))
+    assert log.read(Span(25)) == list(range(175, 200))
     if not compress:
         # A file is full once it has reached its size, not before.
         assert all(1000 <= path.stat().st_size < 1080 for path in tmp_path.iterdir() if path.name != "log")

@@ -107,6 +107,10 @@ def _criu(image: Image) -> criu.Options:
     )
 
 
+# What runc puts before its reason; dockerd's clients see the whole sentence.
+_OWN_WORDS = {"create": "runc create failed: ", "exec": "exec failed: "}
+
+
 class Worded:
     """Clients see the same sentence whichever runtime failed."""
 
@@ -118,4 +122,5 @@ class Worded:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (errors.RuntimeFailure, OSError, ValueError)):
-            raise RuntimeFailure(f"OCI runtime {self._verb} failed: {errors.explain(error)}") from None
+            own = _OWN_WORDS.get(self._verb, "")
+            raise RuntimeFailure(f"OCI runtime {self._verb} failed: {own}{errors.explain(error)}") from None

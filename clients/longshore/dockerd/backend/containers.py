@@ -186,7 +186,10 @@ class Containers:
             bare = names.check(new)
             if bare == old:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
-            self.registry.reserve(bare, live.id)
+            try:
+                self.registry.reserve(bare, live.id)
+            except Conflict as error:
+                raise Conflict(f"Error when allocating new name: {error.message}") from None
             draft = live.draft()
             draft.name = bare
             try:
@@ -195,6 +198,7 @@ class Containers:
                 self.registry.release(bare, live.id)
                 raise
             self.registry.release(old, live.id)
+            self.parts.networks.renamed(live.record)
             self.parts.publish(live, "rename", {"oldName": f"/{old}"})
 
     async def prune(self, filters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -265,7 +269,11 @@ class Containers:
         self.parts.publish(live, "restart")
 
     async def kill(self, name: str, signal: str = "") -> None:
-        await self._finished(self.stopping.kill(self.live(name), signal))
+        try:
+            live = self.live(name)
+        except NotFound as error:
+            raise NotFound(f"Cannot kill container: {name}: {error.message}") from None
+        await self._finished(self.stopping.kill(live, signal))
 
     async def pause(self, name: str) -> None:
         await self._finished(self.stopping.pause(self.live(name)))

@@ -88,6 +88,8 @@ def config(record: Container) -> dict[str, Any]:
     document = trimmed(plain(record.config), _OPTIONAL_CONFIG)
     if "Healthcheck" in document:
         document["Healthcheck"] = trimmed(document["Healthcheck"], _OPTIONAL_HEALTH)
+    if record.config.stop_timeout is not None:  # 0 is a value
+        document["StopTimeout"] = record.config.stop_timeout
     document["Labels"] = document["Labels"] or {}
     return document
 

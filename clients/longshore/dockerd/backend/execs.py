@@ -155,21 +155,21 @@ class Execs:
             raise NotFound(f"No such exec instance: {id}")
         return found
 
-    def create(self, live: Live, body: ExecBody) -> Exec:
-        """Raises Conflict unless the container runs."""
-        self._running(live)
+    def create(self, live: Live, body: ExecBody, name: str = "") -> Exec:
+        """`name` is what the client calls the container. Raises Conflict unless it runs."""
+        self._running(live, name)
         command = [body.cmd] if isinstance(body.cmd, str) else list(body.cmd or ())
         made = Exec(secrets.token_hex(32), live, body, command)
         self._execs[made.id] = live.execs[made.id] = made
         self._parts.publish(live, f"exec_create: {made.words}", {"execID": made.id})
         return made
 
-    def _running(self, live: Live) -> None:
-        status = live.record.state.status
+    def _running(self, live: Live, name: str = "") -> None:
+        status, name = live.record.state.status, name or live.id
         if status == "paused":
-            raise Conflict(f"Container {live.id} is paused, unpause the container before exec")
+            raise Conflict(f"Container {name} is paused, unpause the container before exec")
         if status == "restarting":
-            raise Conflict(f"Container {live.id} is restarting, wait until the container is running")
+            raise Conflict(f"Container {name} is restarting, wait until the container is running")
         if status != "running":
             raise Conflict(f"Container {live.id} is not running")
 

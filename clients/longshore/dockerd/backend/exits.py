@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from longshore.api.errors import Error, FailedPrecondition, NotFound
@@ -79,8 +80,8 @@ class Exits:
         state.pid, state.exit_code, state.error = 0, exit.exit_code, ""
         state.finished_ns = exit.time_ns or time.time_ns()
         state.oom_killed = live.out_of_memory
-        if state.health is not None and state.health.status != "starting":
-            state.health.status = "unhealthy"
+        if state.health is not None:  # as the original says of what nobody watches
+            state.health = msgspec.structs.replace(state.health, status="unhealthy")
         draft.ports = {}
 
     async def clean(self, live: Live) -> None:

@@ -26,7 +26,8 @@ async def create(engine: Engine, call: Call) -> Answer:
     if not body.cmd:
         raise InvalidArgument("No exec command specified")
     detach.parse(body.detach_keys)
-    made = engine.containers.execs.create(engine.containers.live(call.path["name"]), body)
+    name = call.path["name"]
+    made = engine.containers.execs.create(engine.containers.live(name), body, name)
     return Answer(201, {"Id": made.id})
 
 

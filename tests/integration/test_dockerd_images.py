@@ -192,6 +192,15 @@ async def test_shared_layers_stay(images: Images) -> None:
     await images.resolve("one")
 
 
+async def test_what_is_shared(images: Images) -> None:
+    await load(images, docker_archive(["one"], layer("a", 100_000)))
+    await load(images, docker_archive(["two"], layer("a", 100_000), layer("b", 50_000)))
+    found = {entry["RepoTags"][0]: entry for entry in await images.summaries({}, V, shared=True)}
+    one, two = found["one:latest"], found["two:latest"]
+    assert one["SharedSize"] == two["SharedSize"] == one["Size"] >= 100_000
+    assert await images.layers_size() == two["Size"] >= 150_000
+
+
 async def blocks(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), 700):
         yield data[start : start + 700]
@@ -252,7 +261,7 @@ async def test_save_and_load(images: Images) -> None:
     said = await load(images, everything)
     assert said == ["Loaded image: box:1", "Loaded image: box:2", "Loaded image: other:latest"]
     assert (await images.resolve("other")).id == image_id
-    with pytest.raises(NotFound, match=r"^No such image: none:latest$"):
+    with pytest.raises(NotFound, match=r"^No such image: none$"):
         await save(images, "none")
 
 

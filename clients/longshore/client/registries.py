@@ -140,6 +140,12 @@ def reason(error: BaseException) -> str:
     return cause.said if isinstance(cause, problems.RegistryError) else ""
 
 
+def cause(error: BaseException) -> str:
+    """The message of the registry's failure without the deed that `translated` put before it; else the error's own."""
+    found = error.__context__
+    return found.message if isinstance(found, problems.RegistryError) else str(error)
+
+
 def message_of(blob: Descriptor) -> DescriptorMessage:
     """As containerd's API has it."""
     return DescriptorMessage(

@@ -21,8 +21,8 @@ async def of(engine: Engine, kinds: Collection[str], version: Version) -> dict[s
         "BuildCache": None,
     }
     if "image" in kinds:
-        document["Images"] = images = await _images(engine, version)
-        document["LayersSize"] = sum(image["Size"] for image in images)
+        document["Images"] = await _images(engine, version)
+        document["LayersSize"] = await engine.images.layers_size()
     if "container" in kinds:
         document["Containers"] = await _containers(engine, version)
     if "volume" in kinds:
@@ -38,7 +38,7 @@ async def _images(engine: Engine, version: Version) -> list[dict[str, Any]]:
     users: dict[str, int] = {}
     for container in engine.containers.all():
         users[container.image_id] = users.get(container.image_id, 0) + 1
-    images = await engine.images.summaries({}, version)
+    images = await engine.images.summaries({}, version, shared=True)
     return [image | {"Containers": users.get(image["Id"], 0)} for image in images]
 
 

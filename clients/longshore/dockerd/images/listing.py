@@ -52,7 +52,7 @@ def boolean(filters: Mapping[str, Sequence[str]], name: str) -> bool | None:
     truth = {"1": True, "true": True, "True": True, "TRUE": True, "t": True, "T": True}
     truth |= {"0": False, "false": False, "False": False, "FALSE": False, "f": False, "F": False}
     if len(values) > 1 or not values <= truth.keys():
-        raise InvalidArgument(f"invalid filter '{name}={sorted(values)}'")
+        raise InvalidArgument(f"invalid filter '{name}=[{' '.join(sorted(values))}]'")
     return truth[values.pop()]
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from longshore.api import errors
-from longshore.client.registries import Access, Options, access, reason
+from longshore.client.registries import Access, Options, access, cause, reason
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.images import names
 from longshore.dockerd.images.names import Reference
@@ -116,6 +116,11 @@ def pull_error(error: errors.Error, reference: Reference) -> errors.Error:
 def server_error(error: errors.Error, reference: Reference) -> errors.Error:
     """Everything else is status 500 there, with the registry's own words as far as there are any."""
     said = reason(error)
+    ask = f'Get "https://{reference.domain}/v2/"'
     if said == "no basic auth credentials":
-        said = f'Get "https://{reference.domain}/v2/": {said}'
-    return ServerError(said or error.message)
+        said = f"{ask}: {said}"
+    if not said and isinstance(error, errors.Unavailable):
+        said = (
+            f"{ask}: dial tcp {cause(error).replace(': connection refused', ': connect: connection refused')}"
+        )
+    return ServerError(said or cause(error))

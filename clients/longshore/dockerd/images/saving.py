@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import DataLoss
+from longshore.api.errors import DataLoss, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import AsyncClient, oci
 from longshore.client.archive import LAYOUT
@@ -56,7 +56,10 @@ async def _meant(images: Images, text: str) -> list[tuple[Entry, list[Reference]
         ]
         if of_it:
             return of_it
-    entry = await images.find(text)
+    try:
+        entry = await images.find(text)
+    except NotFound:
+        raise NotFound(f"No such image: {text}") from None
     return [(entry, [tag for tag in entry.tags if tag == wanted])]
 
 

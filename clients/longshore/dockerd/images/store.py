@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -132,17 +133,39 @@ class Images(ImageSource):
         return documents.inspect(entry, await self._extras(entry), version)
 
     async def summaries(
-        self, filters: Mapping[str, Sequence[str]], version: Version, *, every: bool = False
+        self,
+        filters: Mapping[str, Sequence[str]],
+        version: Version,
+        *,
+        every: bool = False,
+        shared: bool = False,
     ) -> list[dict[str, Any]]:
-        """Summaries, newest first; `every` shows the intermediate images of builds too."""
+        """Newest first; `every` shows the intermediate images of builds too, `shared` sums common layers up."""
         selection = await self._selection(filters)
+        entries = await self.catalogue.entries()
         chosen = []
-        for entry in listing.newest_first(list((await self.catalogue.entries()).values())):
+        for entry in listing.newest_first(list(entries.values())):
             found = listing.narrowed(entry, selection.patterns)
             if found is not None and selection.takes(found) and self._shown(found, selection.dangling, every):
                 chosen.append(found)
         extras = await asyncio.gather(*map(self._extras, chosen))
+        if shared:
+            counts = Counter(chain_id for entry in entries.values() for chain_id in entry.facts.chain)
+            extras = [
+                extra._replace(shared=await self._shared(entry.facts, counts))
+                for entry, extra in zip(chosen, extras, strict=True)
+            ]
         return [documents.summary(e, extra, version) for e, extra in zip(chosen, extras, strict=True)]
+
+    async def _shared(self, facts: Facts, counts: Mapping[str, int]) -> int:
+        sizes = [await self.catalogue.layer_size_or_0(chain) for chain in facts.chain if counts[chain] > 1]
+        return sum(sizes)
+
+    async def layers_size(self) -> int:
+        """Bytes of all unpacked layers of images, each counted once."""
+        entries = await self.catalogue.entries()
+        chains = {chain_id for entry in entries.values() for chain_id in entry.facts.chain}
+        return sum(await asyncio.gather(*map(self.catalogue.layer_size_or_0, chains)))
 
     def _shown(self, entry: Entry, dangling: bool | None, every: bool) -> bool:
         if entry.references:

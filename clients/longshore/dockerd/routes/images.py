@@ -23,7 +23,9 @@ async def list_images(engine: Engine, call: Call) -> Answer:
     filters = call.filters(listing.LIST_FILTERS)
     if "filter" in call.query:  # what `docker images NAME` sent before filters knew references
         filters.setdefault("reference", []).append(call.query["filter"])
-    return Answer(body=await engine.images.summaries(filters, call.version, every=call.flag("all")))
+    shared = call.flag("shared-size") and call.version >= (1, 42)
+    every = call.flag("all")
+    return Answer(body=await engine.images.summaries(filters, call.version, every=every, shared=shared))
 
 
 async def inspect(engine: Engine, call: Call) -> Answer:
@@ -82,9 +84,9 @@ async def _import(engine: Engine, call: Call) -> None:
     if name is not None and name.digest:
         raise errors.InvalidArgument("cannot import digest reference")
     wish = Wish(name, call.query.get("message", ""), call.values("changes"), _platform(call))
+    wish = wish._replace(message=wish.message or f"Imported from {source}")
     if source == "-":
         return await _streamed(call, engine.images.import_tar(call.body(), wish))
-    wish = wish._replace(message=wish.message or f"Imported from {source}")
     async with download(source) as archive:
         await _streamed(call, engine.images.import_tar(archive, wish))
 

@@ -21,6 +21,13 @@ from longshore.api.errors import Error
 from longshore.dockerd import config as configuration
 from longshore.dockerd import directories, listeners, output
 
+# What starts of containers wait for: loggers, proxies, and the work on file systems.
+WARM = (
+    *("longshore.layers.worker", "longshore.dockerd.archive.worker", "longshore.dockerd.volumes.worker"),
+    *("longshore.dockerd.logs.logger", "longshore.dockerd.network.worker"),
+    *("longshore.proxy.main", "longshore.proxy.tcp", "longshore.proxy.udp"),
+)
+
 
 def main() -> int:
     """Run by the launcher; reads sys.argv. 0 after a clean stop, 1 with a message on stderr otherwise."""
@@ -55,7 +62,7 @@ def _serve(config: configuration.Config, arguments: Namespace) -> int:
             Path("/proc/self/oom_score_adj").write_text(str(config.oom_score_adjust))
         from longshore.zygote.client import Zygote
 
-        zygote = Zygote.spawn(log_level="debug" if config.debug else config.log_level)
+        zygote = Zygote.spawn("debug" if config.debug else config.log_level, WARM)
         # Not at the top of the file: this imports grpc, and the zygote must be there before.
         import asyncio
 

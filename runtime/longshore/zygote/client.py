@@ -85,16 +85,19 @@ class ShimStarted(NamedTuple):
 class Zygote:
     """A zygote process and the way to it; make it with `spawn`, end it with `close`."""
 
-    def __init__(self, log_level: str) -> None:
-        self._log_level = log_level
+    def __init__(self, log_level: str, warm: Sequence[str] = ()) -> None:
+        self._log_level, self._warm = log_level, warm
         self._sending = asyncio.Lock()
-        self._control, self._process = _start(log_level)
+        self._control, self._process = _start(log_level, warm)
         self._closed = False
 
     @classmethod
-    def spawn(cls, log_level: str = "info") -> Zygote:
-        """Start a zygote; returns at once, its loading overlaps with ours."""
-        return cls(log_level)
+    def spawn(cls, log_level: str = "info", warm: Sequence[str] = ()) -> Zygote:
+        """Start a zygote; returns at once, its loading overlaps with ours.
+
+        `warm` are modules that its workers need; with any it is one for them alone, and starts no shims.
+        """
+        return cls(log_level, warm)
 
     @property
     def pid(self) -> int:
@@ -212,10 +215,10 @@ class Zygote:
         self._control.close()
         self._process.kill()
         self._process.wait()
-        self._control, self._process = _start(self._log_level)
+        self._control, self._process = _start(self._log_level, self._warm)
 
 
-def _start(log_level: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(log_level: str, warm: Sequence[str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     environment["LONGSHORE_LOG_LEVEL"] = log_level
@@ -223,7 +226,7 @@ def _start(log_level: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     with theirs:
         # A session of its own: Ctrl-C at the daemon's terminal is not meant for it.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno())],
+            [sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno()), *warm],
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=[theirs.fileno()],

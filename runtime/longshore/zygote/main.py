@@ -43,10 +43,13 @@ WARM = (
 
 
 def main() -> int:
-    """Serve the control socket whose descriptor is the first argument."""
+    """Serve the control socket whose descriptor is the first argument; the others are modules to warm."""
     control = socket.socket(fileno=int(sys.argv[1]))
     processes.set_name("zygote")
-    _warm()
+    if sys.argv[2:]:
+        _warm_workers(sys.argv[2:])
+    else:
+        _warm()
     # The kernel reaps for us: nobody here asks how a child ended, the reply socket tells.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -78,6 +81,19 @@ def _warm() -> None:
     gc.collect()
     packing.fill_holes()
     # Without the freeze the first collection in a child would write to, and so copy, every page.
+    gc.freeze()
+
+
+def _warm_workers(modules: list[str]) -> None:
+    """Load these alone: for a daemon that starts no shims."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            # A colder worker, which will say it where it is heard.
+            print(f"zygote: {module}: {error}", file=sys.stderr)
+    gc.disable()
+    gc.collect()
     gc.freeze()
 
 

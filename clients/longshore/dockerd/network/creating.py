@@ -105,7 +105,7 @@ def _checked(pool: IpamPool) -> PoolRecord:
         subnet = ipam.parse_subnet(pool.subnet) if pool.subnet else None
     except ValueError:
         raise errors.InvalidArgument(
-            f"invalid network config:\ninvalid subnet {pool.subnet}: invalid CIDR block notation"
+            f"Invalid subnet {pool.subnet} : invalid CIDR address: {pool.subnet}"
         ) from None
     if subnet is None:
         if pool.gateway or pool.ip_range or pool.auxiliary_addresses:

@@ -65,9 +65,7 @@ class Drivers:
         """NotFound for one that we don't have."""
         driver = self._by_name.get(name)
         if driver is None:
-            raise errors.NotFound(
-                f'could not find plugin {name} in v1 plugin registry: plugin "{name}" not found'
-            )
+            raise errors.NotFound(f'plugin "{name}" not found')
         return driver
 
     def attachment(self, network: Network, endpoint: Endpoint, sandbox: Sandbox) -> Attachment | None:

@@ -77,7 +77,7 @@ def _unfit(network: Network, fixed: Iterable[str]) -> Iterable[str]:
                 "subnets"
             )
         elif not any(address in pool.subnet for pool, _ in own):
-            yield f"no configured subnet contains IP address {text}"
+            yield f"Invalid address {text}: It does not belong to any of this network's subnets"
 
 
 def plan(sandbox: Sandbox, container: Container, network: Network, wanted: EndpointSettings) -> Endpoint:

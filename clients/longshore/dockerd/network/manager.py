@@ -218,7 +218,7 @@ class Networks(NetworkSource):
                 )
             names = {joining.network_name(key, self._registry): key for key in container.networks}
             if network.name not in names:
-                raise ServerError(f"container {container.id} is not connected to the network {network.name}")
+                raise ServerError(f"container {container.id} is not connected to network {network.name}")
             if self._sandboxes.get(container.id) is not None:
                 await self._sandboxes.disconnect(container, network)
                 self._tell("disconnect", network, container.id)

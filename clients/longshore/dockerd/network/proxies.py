@@ -11,10 +11,10 @@ import asyncio
 import os
 import select
 import signal
-import socket
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.network.records import Mapping, Proxy
@@ -22,8 +22,12 @@ from longshore.linux import processes
 from longshore.zygote.client import WorkerDied, WorkerError
 
 if TYPE_CHECKING:
+    from longshore.dockerd.network.ports import Bound
     from longshore.zygote.client import Zygote
 
+_WORKER: Final = "longshore.dockerd.network.worker:start_proxies"
+_BATCH: Final = 200
+"""Fewer than the descriptors that one packet carries."""
 _READY_WITHIN: Final = 16.0
 """Seconds; the original waits as long."""
 _ENDS_WITHIN: Final = 2.0
@@ -36,30 +40,41 @@ class Proxies:
         self._zygote, self._path = zygote, path
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
-    async def start(self, mapping: Mapping, listener: socket.socket) -> Proxy:
-        """Takes the listener's place; it is closed in any case. ServerError."""
-        with listener:
-            if not self._path:
-                pid = await self._fork(mapping, listener)
-            else:
-                listener.close()
-                pid = await asyncio.to_thread(self._execute, mapping)
-        return Proxy(mapping=mapping, pid=pid, start_time=processes.start_time(pid))
+    async def start(self, bound: Sequence[Bound], started: list[Proxy]) -> None:
+        """One for each, in the place of its holder, which is closed in any case; `started` is filled as they start.
 
-    async def _fork(self, mapping: Mapping, listener: socket.socket) -> int:
-        arguments = {
-            "proto": mapping.protocol,
-            "host_ip": mapping.host_ip,
-            "host_port": mapping.host_port,
-            "container_ip": mapping.container_ip,
-            "container_port": mapping.container_port,
-            "outlive": True,
-        }
+        ServerError with the reason of the first that didn't.
+        """
         try:
-            answer = await self._zygote.call("longshore.proxy.main:start", arguments, [listener.fileno()])
+            if self._path:
+                await self._execute_all(bound, started)
+                return
+            batches = [bound[at : at + _BATCH] for at in range(0, len(bound), _BATCH)]
+            for batch in batches:
+                await self._fork(batch, started)
+        finally:
+            for each in bound:
+                each.holder.close()
+
+    async def _fork(self, batch: Sequence[Bound], started: list[Proxy]) -> None:
+        arguments = [_arguments(each.mapping) for each in batch]
+        fds = [each.holder.fileno() for each in batch]
+        try:
+            answers = await self._zygote.call(_WORKER, arguments, fds)
         except (WorkerError, WorkerDied) as error:
             raise ServerError(f"Error starting userland proxy: {error}") from error
-        return int(answer["pid"])
+        for each, answer in zip(batch, answers, strict=True):
+            if "pid" in answer:
+                started.append(_named(each.mapping, answer["pid"]))
+        for answer in answers:
+            if "error" in answer:
+                raise ServerError(f"Error starting userland proxy: {answer['error']}")
+
+    async def _execute_all(self, bound: Sequence[Bound], started: list[Proxy]) -> None:
+        for each in bound:
+            each.holder.close()  # it binds by itself
+            pid = await asyncio.to_thread(self._execute, each.mapping)
+            started.append(_named(each.mapping, pid))
 
     def _execute(self, mapping: Mapping) -> int:
         words = [
@@ -112,6 +127,21 @@ class Proxies:
             child = self._children.pop(proxy.pid, None)
             if child is not None:
                 await asyncio.to_thread(child.wait)
+
+
+def _arguments(mapping: Mapping) -> dict[str, Any]:
+    return {
+        "proto": mapping.protocol,
+        "host_ip": mapping.host_ip,
+        "host_port": mapping.host_port,
+        "container_ip": mapping.container_ip,
+        "container_port": mapping.container_port,
+        "outlive": True,
+    }
+
+
+def _named(mapping: Mapping, pid: int) -> Proxy:
+    return Proxy(mapping=mapping, pid=pid, start_time=processes.start_time(pid))
 
 
 def _answer(reading: int) -> bytes:

@@ -76,11 +76,7 @@ class Publishing:
         if not self._settings.userland_proxy:
             self._held.update({each.mapping: each.holder for each in bound})
             return
-        started = [self._proxies.start(each.mapping, each.holder) for each in bound]
-        for outcome in await asyncio.gather(*started, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-            endpoint.proxies.append(outcome)
+        await self._proxies.start(bound, endpoint.proxies)
 
     async def _open(self, network: Network, endpoint: Endpoint) -> None:
         for version, firewall in self._firewalls.items():

@@ -89,7 +89,7 @@ class Network:
                     raise errors.PermissionDenied("Address already in use")
                 return f"{address}/{pool.subnet.prefixlen}"
         raise errors.InvalidArgument(
-            f"invalid address {address}: It does not belong to any of this network's subnets"
+            f"Invalid address {address}: It does not belong to any of this network's subnets"
         )
 
     def release(self, interface: str) -> None:

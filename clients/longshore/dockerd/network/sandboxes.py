@@ -189,6 +189,7 @@ class Sandboxes:
         if network.trouble:
             raise ServerError(f"network {network.name} can't be used: {network.trouble}")
         wanted = container.networks[network.name]
+        joining.check(network, wanted)
         endpoint = joining.plan(sandbox, container, network, wanted)
         sandbox.endpoints.append(endpoint)
         network.endpoints[container.id] = (sandbox, endpoint)

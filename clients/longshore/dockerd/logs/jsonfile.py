@@ -20,10 +20,9 @@ _COMMON = (
     (b">", b"\\u003e"),
     (b"&", b"\\u0026"),
     (b"\t", b"\\u0009"),
-    # U+2028 and U+2029: ends of lines in old JavaScript.
-    (b"\xe2\x80\xa8", b"\\u2028"),
-    (b"\xe2\x80\xa9", b"\\u2029"),
 )
+# U+2028 and U+2029: ends of lines in old JavaScript.
+_WIDE = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 _CONTROLS = tuple((bytes([n]), b"\\u%04x" % n) for n in range(32) if n not in (9, 10, 13))
 _ALL_BUT_CONTROLS = bytes(n for n in range(256) if n >= 32 or n in (9, 10, 13))
 # What surrogateescape makes of bytes that are no UTF-8.
@@ -32,10 +31,14 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 def escape(data: bytes) -> bytes:
     """As the inside of a JSON string, newlines excepted."""
-    if not data.isascii():
+    ascii = data.isascii()
+    if not ascii:
         data = _valid(data)
     for byte, words in _COMMON:
         data = data.replace(byte, words)
+    if not ascii:
+        for byte, words in _WIDE:
+            data = data.replace(byte, words)
     if data.translate(None, _ALL_BUT_CONTROLS):
         for byte, words in _CONTROLS:
             data = data.replace(byte, words)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 
 from longshore.api import typeurls
-from longshore.api.errors import InvalidArgument
+from longshore.api.errors import InvalidArgument, Unimplemented
 from longshore.client import defaults
 
 if TYPE_CHECKING:
@@ -33,15 +33,14 @@ class Runtime(NamedTuple):
 def find(config: Config, name: str) -> Runtime:
     """The name of a container's, of daemon.json's `runtimes`, or of a shim. Raises InvalidArgument."""
     wanted = name or config.default_runtime
-    entry: Any = (config.runtimes or {}).get(wanted)
+    entry = config.runtimes.get(wanted)
     if entry is not None:
-        if isinstance(entry, dict):
-            return Runtime(
-                entry.get("runtimeType") or defaults.RUNTIME,
-                entry.get("path") or (entry.get("options") or {}).get("BinaryName", ""),
+        if entry.runtime_args:
+            raise Unimplemented(
+                f"runtime {wanted}: runtimeArgs are not supported: write a script that has them"
             )
-        kind, path = getattr(entry, "runtime_type", ""), getattr(entry, "path", "")
-        return Runtime(kind or defaults.RUNTIME, path)
+        binary = entry.path or str((entry.options or {}).get("BinaryName", ""))
+        return Runtime(entry.runtime_type or defaults.RUNTIME, binary)
     if wanted in STOCK:
         return Runtime(defaults.RUNTIME)
     if wanted.startswith(("io.containerd.", "/")):

@@ -93,7 +93,9 @@ def _warm_workers(modules: list[str]) -> None:
             # A colder worker, which will say it where it is heard.
             print(f"zygote: {module}: {error}", file=sys.stderr)
     gc.disable()
+    sys._clear_type_cache()
     gc.collect()
+    packing.fill_holes()
     gc.freeze()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.api.errors import InvalidArgument, NotFound
+from longshore.api.errors import InvalidArgument
 from longshore.dockerd.engine import NetworkPlace
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import (
@@ -300,7 +300,6 @@ def test_binds() -> None:
         ("/a:/b:xx", "invalid mode: xx"),
         ("/a:/b:ro,rw", "invalid mode: ro,rw"),
         ("a:/b:rslave", "invalid mode: rslave"),
-        ("/a:b", "mount path must be absolute"),
         ("/a:/", "destination can't be '/'"),
         ("/a:/b/..", "destination can't be '/'"),
         ("/a:/b:ro:x", "invalid volume specification"),
@@ -323,7 +322,7 @@ def test_points_of_all_kinds() -> None:
     assert planned["/own"].anonymous
     with pytest.raises(InvalidArgument, match="Duplicate mount point: /s"):
         points.plan(ContainerConfig(), HostConfig(binds=["/a:/s", "/b:/s/"]))
-    with pytest.raises(NotFound, match="No such container: nobody"):
+    with pytest.raises(InvalidArgument, match="No such container: nobody"):
         points.plan(ContainerConfig(), HostConfig(volumes_from=["nobody"]))
 
 
@@ -363,7 +362,7 @@ def test_wrong_mounts(mount: MountSpec, words: str) -> None:
             HostConfig(auto_remove=True, restart_policy=RestartPolicy(name="always")),
             "can't create 'AutoRemove'",
         ),
-        (HostConfig(cap_add=["FLY"]), 'unknown capability "CAP_FLY"'),
+        (HostConfig(cap_add=["FLY"]), 'invalid CapAdd: unknown capability: "CAP_FLY"'),
         (HostConfig(shm_size=-1), "SHM size can not be less than 0"),
         (HostConfig(ulimits=[Ulimit(name="nofile", soft=3, hard=2)]), "ulimit soft limit must be less"),
         (HostConfig(device_cgroup_rules=["x"]), "invalid device cgroup rule format"),

@@ -252,6 +252,9 @@ def _refusal(error: WorkerError, live: Live, path: str, not_directory: str = "no
         return InvalidArgument(not_directory)
     if error.kind == "Refused" and "read-only" in error.message:
         return PermissionDenied(error.message)
-    if error.kind in ("Refused", "InvalidLayer"):
+    if error.kind == "InvalidLayer":
+        why = "unexpected EOF" if "unexpected EOF" in error.message else error.message
+        return ServerError(f"Error processing tar file(exit status 1): {why}")
+    if error.kind == "Refused":
         return InvalidArgument(error.message)
     return ServerError(error.message)

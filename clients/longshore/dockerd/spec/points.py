@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import InvalidArgument
+from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.engine import VolumeSource
 from longshore.dockerd.records import BindOptions, ContainerConfig, HostConfig, MountPoint, MountSpec
@@ -67,7 +67,7 @@ def parse_bind(text: str, driver: str = "") -> MountPoint:
         parts = ["", *parts]
     source, target = parts[:2]
     mode = _mode(parts[2], bind=source.startswith("/")) if len(parts) == 3 else Mode()
-    place = _destination(target, wrong)
+    place = _destination("/" + target, wrong)  # relative to the root, as the original takes it
     if source.startswith("/"):
         return MountPoint(
             type="bind",
@@ -149,11 +149,16 @@ def _borrowed(text: str, peer: Peer) -> list[MountPoint]:
         raise InvalidArgument("empty volumes-from specification")
     if word not in ("", "ro", "rw", "z", "Z"):
         raise InvalidArgument(f"invalid mode: {word}")
+    try:
+        lender = peer(name)
+    except NotFound as error:
+        # NotFound of a create means its image, and makes clients pull it.
+        raise InvalidArgument(error.message) from error
     return [
         msgspec.structs.replace(
             point, writable=point.writable and word != "ro", copy_up=False, anonymous=False
         )
-        for point in peer(name).mounts
+        for point in lender.mounts
     ]
 
 

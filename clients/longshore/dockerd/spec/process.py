@@ -108,8 +108,8 @@ def capabilities(host: HostConfig) -> list[str]:
     """
     if host.privileged:
         return own_capabilities()
-    added = [normalised(name) for name in host.cap_add or ()]
-    dropped = {normalised(name) for name in host.cap_drop or ()}
+    added = [normalised(name, "CapAdd") for name in host.cap_add or ()]
+    dropped = {normalised(name, "CapDrop") for name in host.cap_drop or ()}
     everything = own_capabilities() if "ALL" in added else []
     if "ALL" in added:
         return [name for name in everything if name not in dropped]
@@ -118,14 +118,14 @@ def capabilities(host: HostConfig) -> list[str]:
     return list(dict.fromkeys([*kept, *added]))
 
 
-def normalised(name: str) -> str:
-    """CAP_NAME or ALL. Raises InvalidArgument."""
+def normalised(name: str, member: str) -> str:
+    """CAP_NAME or ALL. Raises InvalidArgument, which names the `member` of HostConfig."""
     upper = name.strip().upper()
     if upper == "ALL":
         return upper
     full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
     if full not in ALL_CAPABILITIES:
-        raise InvalidArgument(f'invalid capability: unknown capability "{full}"')
+        raise InvalidArgument(f'invalid {member}: unknown capability: "{full}"')
     return full
 
 

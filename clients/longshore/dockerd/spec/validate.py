@@ -143,8 +143,7 @@ def restart_policy(policy: RestartPolicy) -> None:
 
 
 def _security(host: HostConfig, settings: Settings) -> None:
-    for name in (*(host.cap_add or ()), *(host.cap_drop or ())):
-        process.normalised(name)
+    process.capabilities(host)
     security.parse(host.security_opt or (), settings)
     for rule in host.device_cgroup_rules or ():
         devices.parse_rule(rule)

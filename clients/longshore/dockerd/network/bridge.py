@@ -7,7 +7,7 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Final
 
 from longshore.api import errors
-from longshore.dockerd.network import ipam, rules
+from longshore.dockerd.network import ipam, kernel, rules
 from longshore.dockerd.network.kernel import Attachment, BridgePlan
 from longshore.dockerd.network.records import NetworkRecord, PoolRecord
 from longshore.dockerd.network.registry import new_id, now
@@ -39,7 +39,9 @@ class Bridges:
     async def default_record(self, last: NetworkRecord | None, space: ipam.Space) -> NetworkRecord:
         """The default bridge as the configuration wants it; with nothing said, as it was, or as the link is."""
         link = self._settings.bridge or DOCKER0
-        pool = await self._default_pool(link, last, space)
+        pools = [await self._default_pool(link, last, space)]
+        if self._settings.ipv6:
+            pools.append(self._default_pool6(last))
         options = {
             DEFAULT: "true",
             ICC: _word(self._settings.icc),
@@ -53,8 +55,9 @@ class Bridges:
             name="bridge",
             driver="bridge",
             created_ns=last.created_ns if last else now(),
+            enable_ipv6=self._settings.ipv6,
             options=options,
-            pools=[pool],
+            pools=pools,
             link=link,
             link_is_ours=not self._settings.bridge,
         )
@@ -73,7 +76,27 @@ class Bridges:
             network = space.cut(4, await self._kernel.run(self._kernel.routes))
             space.release(network)
             subnet, gateway = str(network), str(network[1])
-        return PoolRecord(subnet=subnet, gateway=gateway, ip_range=self._settings.fixed_cidr)
+        router = self._settings.default_gateway
+        auxiliary = {"DefaultGatewayIPv4": router} if router else {}
+        return PoolRecord(
+            subnet=subnet, gateway=gateway, ip_range=self._settings.fixed_cidr, auxiliary=auxiliary
+        )
+
+    def _default_pool6(self, last: NetworkRecord | None) -> PoolRecord:
+        text = self._settings.bip6 or self._settings.fixed_cidr_v6
+        found = next((pool for pool in (last.pools if last else ()) if ":" in pool.subnet), None)
+        if text:
+            interface = ip_interface(text)
+            subnet = interface.network
+            gateway = interface.ip if self._settings.bip6 else subnet[1]
+        elif found is not None:
+            return found
+        else:
+            subnet = ipam.unique_local(int(new_id()[:10], 16))
+            gateway = subnet[1]
+        router = self._settings.default_gateway_v6
+        auxiliary = {"DefaultGatewayIPv6": router} if router else {}
+        return PoolRecord(subnet=str(subnet), gateway=str(gateway), auxiliary=auxiliary)
 
     def check(self, record: NetworkRecord, registry: Registry) -> None:
         """See `drivers.Driver`."""
@@ -102,6 +125,8 @@ class Bridges:
             ipv6=network.record.enable_ipv6,
             route_localnet=not self._settings.userland_proxy,
         )
+        if plan.ipv6 and self._settings.ip_forward:
+            await self._kernel.run(kernel.forward, 6)
         await self._kernel.run(self._kernel.make_bridge, plan)
         for version, firewall in self._firewalls.items():
             wanted = list(self.rules(network, version))

@@ -153,11 +153,16 @@ class Space:
         """An IPv6 /64 of fd00::/8, out of the hex digits of `seed`; the next one where that is taken."""
         start = int(seed[:10], 16)
         while True:
-            subnet = IPv6Network(((0xFD << 120) | ((start & 0xFFFFFFFFFF) << 80), 64))
+            subnet = unique_local(start)
             if not any(overlap(subnet, other) for other in self._taken):
                 self._taken[subnet] = 1
                 return subnet
             start += 1
+
+
+def unique_local(number: int) -> IPv6Network:
+    """The first /64 of the site that `number` (40 bits) names in fd00::/8."""
+    return IPv6Network(((0xFD << 120) | ((number & 0xFFFFFFFFFF) << 80), 64))
 
 
 def overlap(a: Network, b: Network) -> bool:

@@ -84,7 +84,8 @@ class Kernel:
         if found is not None and found.kind != "bridge":
             raise FileExistsError(errno.EEXIST, f"{plan.name} exists and is no bridge")
         if found is None:
-            host.do(netlink.new_bridge(plan.name, plan.mtu))
+            # Without an address of its own it would take, and change, that of one of its ports.
+            host.do(netlink.new_bridge(plan.name, plan.mtu, f"02:42:{os.urandom(4).hex(':')}"))
         index = host.index(plan.name)
         _sysctl(f"ipv6/conf/{plan.name}/disable_ipv6", "0" if plan.ipv6 else "1")
         if plan.ipv6:
@@ -180,7 +181,7 @@ class Kernel:
     # Endpoints.
 
     def attach(self, attachment: Attachment) -> None:
-        """Make the interface, its addresses and (with a gateway in the endpoint) nothing else: see `set_gateways`."""
+        """The interface, up, with its addresses; for the way out see `set_gateways`."""
         endpoint = attachment.endpoint
         host = self.host
         with self._inside(attachment.namespace) as (namespace, own):
@@ -203,6 +204,9 @@ class Kernel:
                 *(netlink.add_address(index, each) for each in addresses if each is not None),
                 netlink.set_up(index),
             )
+            if endpoint.ipv4 and attachment.bridge:
+                # The bridge may still know the address of one that has gone, behind another port.
+                _gratuitous_arp(endpoint.interface, endpoint.ipv4.split("/")[0])
         if attachment.hairpin and endpoint.link:
             host.do(netlink.set_hairpin(host.index(endpoint.link), True))
 
@@ -230,11 +234,6 @@ class Kernel:
     def _drop_defaults(self, own: Netlink, version: int) -> None:
         for index in _default_links(version):
             own.do(netlink.delete_default("", index, version), ignore=_ABSENT)
-
-    def announce(self, namespace: str, interface: str, address: str) -> None:
-        """Tell the neighbours, by a gratuitous ARP, that the address has moved here."""
-        with self._inside(namespace):
-            _gratuitous_arp(interface, address)
 
 
 def _default_links(version: int) -> list[int]:

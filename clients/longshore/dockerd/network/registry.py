@@ -50,10 +50,11 @@ class Network:
         return not self.is_predefined
 
     def gateway(self, version: int) -> str:
-        """Of the first subnet of that version; "" without one."""
+        """Where the way out leads, of the first subnet of that version: the bridge, or a router that the user named
+        by the auxiliary address "DefaultGatewayIPv4"; "" without a subnet."""
         for pool, record in zip(self.pools, self.record.pools, strict=True):
             if pool.subnet.version == version:
-                return record.gateway
+                return record.auxiliary.get(f"DefaultGatewayIPv{version}") or record.gateway
         return ""
 
     def subnets(self, version: int) -> list[str]:

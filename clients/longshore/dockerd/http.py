@@ -117,6 +117,11 @@ class Call(Protocol):
         """Take the connection (route with `hijacks`): 101 with Upgrade: tcp where asked for, else 200. Errors before
         this are plain answers."""
 
+    @abstractmethod
+    async def websocket(self) -> Hijacked:
+        """Take the connection (route with `hijacks`) as a websocket: what clients' messages hold, and messages of
+        ours. InvalidArgument for a request that is no handshake."""
+
 
 Handler = Callable[["Engine", Call], Awaitable[Answer | None]]
 

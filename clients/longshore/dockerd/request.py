@@ -12,7 +12,7 @@ import h11
 import msgspec
 
 from longshore.api import errors
-from longshore.dockerd import decoding
+from longshore.dockerd import decoding, websocket
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.http import Answer, Version
 from longshore.dockerd.stream import Stream
@@ -262,15 +262,22 @@ class Request:
         return Pieces(self._exchange)
 
     async def hijack(self, content_type: str) -> Taken:
+        upgrade = self.headers.get("upgrade", "")
+        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+        if not upgrade:
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
+        return await self._take(101 if upgrade else 200, f"{head}\r\n".encode("latin-1"))
+
+    async def websocket(self) -> websocket.WebSocket:
+        taken = await self._take(101, websocket.handshake(self.headers))
+        return websocket.WebSocket(taken, websocket.BINARY if self.version >= (1, 28) else websocket.TEXT)
+
+    async def _take(self, status: int, head: bytes) -> Taken:
         if not self._hijackable:
             raise ServerError("this route does not take connections over")
         await self._whole()
         arrived, _ = self._exchange.http.trailing_data
-        upgrade = self.headers.get("upgrade", "")
         self.taken = Taken(self._exchange.stream, arrived)
-        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-        if not upgrade:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
-        self._exchange.begun, self._exchange.status = True, 101 if upgrade else 200
-        await self._exchange.stream.write(f"{head}\r\n".encode("latin-1"))
+        self._exchange.begun, self._exchange.status = True, status
+        await self._exchange.stream.write(head)
         return self.taken

@@ -148,11 +148,24 @@ async def attach_streams(engine: Engine, call: Call) -> None:
     """POST /containers/{name}/attach."""
     live = engine.containers.live(call.path["name"])
     wishes = _wishes(call, live)
+    await _attach(engine, call, live, wishes)
+
+
+async def attach_websocket(engine: Engine, call: Call) -> None:
+    """GET /containers/{name}/attach/ws: messages have no frames that tell stdout from stderr."""
+    live = engine.containers.live(call.path["name"])
+    await _attach(engine, call, live, _wishes(call, live)._replace(terminal=True), websocket=True)
+
+
+async def _attach(
+    engine: Engine, call: Call, live: Live, wishes: attach.Wishes, websocket: bool = False
+) -> None:
     attaching = engine.containers.attaching
     attaching.check(live)
     reserved = attaching.reserve(live) if call.flag("stream") else None
     try:
-        connection = await call.hijack(frames.content_type(wishes.terminal, call.version))
+        kind = frames.content_type(wishes.terminal, call.version)
+        connection = await (call.websocket() if websocket else call.hijack(kind))
         with contextlib.suppress(ConnectionError):
             if call.flag("logs"):
                 await _replay(engine, live, connection, wishes)
@@ -226,5 +239,6 @@ ROUTES = (
     Route("POST", "/containers/{name}/resize", resize),
     Route("POST", "/containers/{name}/wait", wait),
     Route("POST", "/containers/{name}/attach", attach_streams, hijacks=True),
+    Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
     Route("DELETE", "/containers/{name}", remove),
 )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 import trustme
 
@@ -185,3 +186,17 @@ def test_no_tls_on_a_door_with_tls(secure: tuple[OurDockerd, Certificates]) -> N
 def test_an_open_door_is_warned_of(plain: OurDockerd) -> None:
     assert "root access" in process.tail(plain.log, 200)
     assert "without client certificates" in Door(plain, ["-H", f"unix://{plain.socket}"])("info").stderr
+
+
+async def test_a_websocket(plain: OurDockerd) -> None:
+    made = plain("run", "-di", BUSYBOX, "sh", "-c", "cat; echo end").stdout.strip()
+    path = f"http://x/v1.41/containers/{made}/attach/ws?stream=1&stdin=1&stdout=1&stderr=1"
+    try:
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(plain.socket))) as session,
+            session.ws_connect(path) as client,
+        ):
+            await client.send_bytes(b"hello\n")
+            assert (await client.receive(10)).data == b"hello\n"
+    finally:
+        plain("rm", "-f", made)

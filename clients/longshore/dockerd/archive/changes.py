@@ -18,6 +18,7 @@ def of(upper: str, lowers: list[str], prefix: str) -> list[tuple[str, int]]:
     """(path, kind), sorted; a directory that holds a change is one itself."""
     found: dict[str, int] = {}
     touched: set[str] = set()
+    really: set[str] = set()
     with overlay.Lowers(lowers, prefix) as below:
         for parts, status in _walk(upper):
             with below.find(parts) as was:
@@ -29,12 +30,23 @@ def of(upper: str, lowers: list[str], prefix: str) -> list[tuple[str, int]]:
             elif kind is not None:
                 _note(found, names, kind)
                 if old is not None and not _only_times(status, old):
-                    touched.discard("/" + "/".join(names))
-    for path in touched:
+                    really.add("/" + "/".join(names))
+    for path in touched - really:
         # Its time changed because of what we don't show.
         if found.get(path) == MODIFIED and not any(other.startswith(path + "/") for other in found):
             del found[path]
     return sorted(found.items())
+
+
+def size(upper: str) -> int:
+    """Bytes in regular files, each counted once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for _, status in _walk(upper):
+        if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
+            seen.add((status.st_dev, status.st_ino))
+            total += status.st_size
+    return total
 
 
 def _only_times(new: os.stat_result, old: os.stat_result) -> bool:

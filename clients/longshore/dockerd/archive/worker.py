@@ -12,7 +12,7 @@ from longshore.dockerd.archive import changes as differences
 from longshore.dockerd.archive import paths, view
 from longshore.dockerd.archive.pack import Packer
 from longshore.dockerd.archive.unpack import Refused, Unpacker, Wishes
-from longshore.layers import tar, worker
+from longshore.layers import overlay, tar, worker
 from longshore.layers.compression import decompressed
 from longshore.layers.writer import Writer
 from longshore.linux import files
@@ -75,14 +75,23 @@ def _check_writable(root: int, directory: int, readonly: bool) -> None:
 
 def changes(arguments: dict[str, Any], fds: Sequence[int]) -> list[tuple[str, int]]:
     """Of the snapshot ``mounts``. Raises Refused where it isn't one overlay."""
-    plan = worker.upper_of(worker.mounts_of(arguments["mounts"]))
-    if plan is None:
-        # Without lower layers it is a plain directory: everything in it is new.
-        mounts = worker.mounts_of(arguments["mounts"])
-        if len(mounts) != 1 or mounts[0].type not in ("bind", "rbind"):
-            raise Refused("this snapshotter doesn't tell what was changed")
-        return differences.of(mounts[0].source, [], "trusted.overlay.")
-    return differences.of(*plan)
+    return differences.of(*_layers(arguments["mounts"]))
+
+
+def size(arguments: dict[str, Any], fds: Sequence[int]) -> int:
+    """Bytes in the files of the snapshot's own layer, as they are long. Raises Refused."""
+    return differences.size(_layers(arguments["mounts"])[0])
+
+
+def _layers(rows: Sequence[Sequence[Any]]) -> tuple[str, list[str], str]:
+    """(own directory, those below, prefix of overlay's attributes)."""
+    mounts = worker.mounts_of(rows)
+    if plan := worker.upper_of(mounts):
+        return plan
+    # Without lower layers it is a plain directory: everything in it is new.
+    if len(mounts) != 1 or mounts[0].type not in ("bind", "rbind"):
+        raise Refused("this snapshotter doesn't tell what was changed")
+    return mounts[0].source, [], overlay.XATTR_PREFIXES[0]
 
 
 @contextmanager

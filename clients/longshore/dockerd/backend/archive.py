@@ -77,6 +77,14 @@ class Archives:
             raise ServerError(error.message) from error
         return [{"Path": path, "Kind": kind} for path, kind in found] or None
 
+    async def size(self, live: Live) -> int:
+        """Bytes that the container wrote into its own layer."""
+        try:
+            found: int = await self._call("size", {"mounts": await self._rows(live)})
+        except WorkerError as error:
+            raise ServerError(error.message) from error
+        return found
+
     async def unpack(
         self, live: Live, path: str, body: AsyncIterator[bytes], *, strict: bool, owned: bool
     ) -> None:

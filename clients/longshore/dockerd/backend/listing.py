@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.dockerd.backend import describe
+from longshore.dockerd.backend.archive import Archives
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.times import ago
@@ -118,7 +119,7 @@ class Listing:
     async def sizes(self, live: Live) -> dict[str, int]:
         """Bytes that the container wrote, and of all that it sees."""
         snapshots = self._parts.snapshots(live)
-        own = (await snapshots.usage(live.id)).size
+        own = await Archives(self._parts).size(live)
         total, key = own, (await snapshots.stat(live.id)).parent
         while key:
             total += (await snapshots.usage(key)).size

@@ -16,14 +16,15 @@ import pytest
 import pytest_asyncio
 
 from longshore.dockerd.engine import Attachment, StdioPaths
-from longshore.dockerd.logs.manager import Logs
+from longshore.dockerd.errors import ServerError
+from longshore.dockerd.logs.manager import WARM, Logs
 from longshore.dockerd.records import Container, ContainerConfig, HostConfig, LogConfig
 from longshore.zygote.client import Zygote
 
 
 @pytest_asyncio.fixture
 async def zygote() -> AsyncIterator[Zygote]:
-    zygote = Zygote.spawn()
+    zygote = Zygote.spawn(warm=WARM)
     yield zygote
     await zygote.close()
 
@@ -166,4 +167,72 @@ async def test_the_container_waits_for_a_slow_client_and_the_log_misses_nothing(
     await logs.ended(box)
     assert (await found)["stdout"] == text * 40_000
     assert await lines(logs, box) == [text] * 40_000
+    await logs.remove(box)
+
+
+async def test_it_outlives_dockerd(zygote: Zygote, logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    attachment = await logs.attach(box)
+    # What kill -9 leaves of dockerd: its zygote is gone, its connections are closed.
+    await attachment.close()
+    await zygote.close()
+    text = b"".join(b"line %d\n" % number for number in range(900_000))
+    assert len(text) > 10_000_000
+    await task.print(text)
+    task.exit()
+    await logs.ended(box)
+    assert b"".join(await lines(logs, box)) == text
+    await logs.remove(box)
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_a_follower_misses_nothing_across_rotations(logs: Logs, tmp_path: Path, driver: str) -> None:
+    box = container(tmp_path, driver, {"max-size": "20k", "max-file": "2", "compress": "false"})
+    task = Task(await logs.open(box))
+    following = logs.read(box, follow=True, tail=None)
+    expected = []
+    for number in range(3000):
+        line = b"line %d\n" % number
+        await task.print(line)
+        expected.append((await anext(following)).line == line)
+    assert all(expected)
+    task.exit()
+    assert [entry async for entry in following] == []
+    await logs.remove(box)
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_a_restarted_container_goes_on_in_its_log(logs: Logs, tmp_path: Path, driver: str) -> None:
+    box = container(tmp_path, driver)
+    for number in range(2):
+        task = Task(await logs.open(box))
+        await task.print(b"run %d\n" % number)
+        task.exit()
+        await logs.ended(box)
+    assert await lines(logs, box) == [b"run 0\n", b"run 1\n"]
+    await logs.remove(box)
+
+
+async def test_none_keeps_nothing(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path, "none")
+    task = Task(await logs.open(box))
+    attachment = await logs.attach(box)
+    await task.print(b"gone\n")
+    task.exit()
+    assert (await gather(attachment))["stdout"] == b"gone\n"
+    with pytest.raises(ServerError, match="configured logging driver does not support reading"):
+        await lines(logs, box)
+    await logs.remove(box)
+
+
+async def test_a_process_left_behind_does_not_keep_the_log_open(logs: Logs, tmp_path: Path) -> None:
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    await task.print(b"last words\n")
+    # The task has exited, but something still holds its streams.
+    await logs.ended(box)
+    assert await lines(logs, box) == [b"last words\n"]
+    assert not await logs.running(box)
+    task.exit()
     await logs.remove(box)

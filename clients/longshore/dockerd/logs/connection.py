@@ -25,6 +25,7 @@ class Connection:
         self._arrived: deque[tuple[int, bytes]] = deque()
         self._fds: deque[int] = deque()
         self._sending = asyncio.Lock()
+        self._complete = False
 
     @property
     def pid(self) -> int:
@@ -49,11 +50,16 @@ class Connection:
 
     async def news(self, rotated: Callable[[int], None]) -> bool:
         """Wait until the log has grown, hand over the files it went on in; False when it is complete."""
-        await _readable(self._socket)
-        complete = self._take_frames()
+        if not self._complete:
+            await _readable(self._socket)
+        return self.take_news(rotated)
+
+    def take_news(self, rotated: Callable[[int], None]) -> bool:
+        """As `news`, but don't wait."""
+        self._complete = self._complete or self._take_frames()
         while self._fds:
             rotated(self._fds.popleft())
-        return not complete
+        return not self._complete
 
     def _take_frames(self) -> bool:
         """Whatever has arrived; True when the log is complete or the logger is gone."""

@@ -74,6 +74,9 @@ class Logs(LogSource):
         try:
             reader = await asyncio.to_thread(Reader, made.path, made.format(), span)
             with reader:
+                # Rotations of before we opened the files: the new files are among those, and still open.
+                if watch is not None:
+                    watch.take_news(reader.add)
                 while True:
                     while entries := await asyncio.to_thread(reader.more):
                         yield entries

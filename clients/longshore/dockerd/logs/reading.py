@@ -48,7 +48,6 @@ class Reader:
         self.ended = False
         """A record past `until` was met."""
         self._fds = open_all(path)
-        self._identities = [_identity(fd) for fd in self._fds]
         self._offset = 0
         self._rest = b""
         if span.tail is not None:
@@ -67,11 +66,10 @@ class Reader:
 
     def add(self, fd: int) -> None:
         """A file that follows the last one; ours from now on."""
-        if _identity(fd) in self._identities:
-            os.close(fd)  # the one that we opened ourselves
-            return
-        self._identities.append(_identity(fd))
-        self._fds.append(fd)
+        if _identity(fd) in map(_identity, self._fds):
+            os.close(fd)  # one that we opened ourselves
+        else:
+            self._fds.append(fd)
 
     def more(self) -> list[LogEntry]:
         """The next entries in the span, a block of them; [] at what is the end by now."""

@@ -54,7 +54,7 @@ async def _call(opened: grpc.aio.Channel, method: MethodDescriptor, chance: rand
                 pass
     except grpc.aio.AioRpcError as error:
         return error.code().name, error.details() or ""
-    except (asyncio.InvalidStateError, asyncio.CancelledError):
+    except (asyncio.InvalidStateError, asyncio.CancelledError, grpc.aio.InternalError):
         return "ENDED", ""  # refused before we had said all
     return "OK", ""
 

@@ -91,7 +91,7 @@ class Builder:
             self._running[options.id] = task
         try:
             async with self._work(options, output) as work:
-                dockerfile = lines.parse(await self._fetch(work, body))
+                dockerfile = _parsed(options.dockerfile, await self._fetch(work, body))
                 image = await self._build(work, dockerfile)
                 await output.say(f"Successfully built {names.short(image.id)}\n")
                 for reference in options.tags:
@@ -138,12 +138,16 @@ class Builder:
         if options.target:
             plan = plan.until(options.target)
         plan = plan.labelled(sorted(options.labels.items()))
-        for warning in dockerfile.warnings:
-            await output.printed("stderr", f"[WARNING]: {warning}\n".encode())
         if dockerfile.warnings:
-            words = "[WARNING]: Empty continuation lines will become errors in a future release.\n"
-            await output.printed("stderr", words.encode())
+            await output.printed("stderr", "".join(f"{line}\n" for line in dockerfile.warnings).encode())
         return await _Run(work, plan).run()
+
+
+def _parsed(name: str, text: str) -> lines.Dockerfile:
+    try:
+        return lines.parse(text)
+    except lines.ParseError as error:
+        raise lines.ParseError(f"failed to parse {name}: {error}") from None
 
 
 class _Run:

@@ -137,7 +137,7 @@ class Plan(NamedTuple):
         for place, stage in enumerate(self.stages):
             if target.lower() == stage.name or target == str(place):
                 return self._replace(stages=self.stages[: place + 1])
-        raise ParseError(f'target stage "{target}" could not be found')
+        raise ParseError(f"failed to reach build target {target} in Dockerfile")
 
     def labelled(self, labels: Iterable[tuple[str, str]]) -> Plan:
         """With the labels of `--label` at the end of the last stage."""
@@ -153,7 +153,7 @@ def plan(dockerfile: Dockerfile) -> Plan:
     arguments: list[Step] = []
     stages: list[Stage] = []
     for line in dockerfile.lines:
-        with_line = f"dockerfile parse error on line {line.number}"
+        with_line = f"dockerfile parse error line {line.number}"
         try:
             if line.name == "from":
                 stages.append(_from(line))

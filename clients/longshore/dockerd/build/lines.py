@@ -59,7 +59,7 @@ class _Joiner:
         self._physical = text.split("\n")
         if self._physical and not self._physical[-1]:
             self._physical.pop()
-        self.warnings: list[str] = []
+        self._empty: list[str] = []
         self._seen: set[str] = set()
         self._directives = True
         self._set_escape("\\")
@@ -92,9 +92,17 @@ class _Joiner:
                 following, more = self._cut(following, place)
                 text += following
             if empty:
-                self.warnings.append(f"Empty continuation line found in: {text}")
+                self._empty.append(f"[WARNING]: Empty continuation line found in:\n    {text}")
             if text.strip():
                 yield text, number
+
+    @property
+    def warnings(self) -> list[str]:
+        """About what has been joined so far."""
+        if not self._empty:
+            return []
+        end = "[WARNING]: Empty continuation lines will become errors in a future release."
+        return [*self._empty, end]
 
     def _cut(self, text: str, number: int) -> tuple[str, bool]:
         if len(text.encode()) > _MAX_LINE:
@@ -126,11 +134,9 @@ def _line(text: str, number: int, escape: str) -> Line:
         reader = _READERS.get(name.lower())
         arguments, is_json = reader(rest, escape) if reader else ((), False)
     except ValueError as error:
-        raise ParseError(f"dockerfile parse error on line {number}: {error}") from None
+        raise ParseError(str(error)) from None
     if name.lower() in ("run", "copy", "add") and not is_json and _HEREDOC.search(rest):
-        raise ParseError(
-            f"dockerfile parse error on line {number}: here-documents need BuildKit, which is not built in"
-        )
+        raise ParseError(f"line {number}: here-documents need BuildKit, which is not built in")
     return Line(name.lower(), text, tuple(flags), tuple(arguments), is_json, number)
 
 
@@ -219,7 +225,7 @@ def _json_array(text: str) -> tuple[str, ...] | None:
     except ValueError:
         return None
     if not all(isinstance(item, str) for item in found):
-        raise ValueError("only string type is allowed in JSON format arrays")
+        raise ValueError("when using JSON array syntax, arrays must be comprised of strings only")
     return tuple(found)
 
 

@@ -21,10 +21,10 @@ def exposed(words: Iterable[str]) -> list[str]:
     for word in words:
         container, slash, protocol = word.rpartition(":")[2].partition("/")
         if not container:
-            raise InvalidArgument(f"no port specified: {word}<empty>")
+            raise InvalidArgument(f"No port specified: {word}<empty>")
         protocol = protocol.lower() if slash and protocol else "tcp"
         if protocol not in _PROTOCOLS:
-            raise InvalidArgument(f"invalid proto: {protocol}")
+            raise InvalidArgument(f"Invalid proto: {protocol}")
         found += [f"{port}/{protocol}" for port in _numbers(container)]
     return found
 
@@ -33,5 +33,5 @@ def _numbers(text: str) -> range:
     match = _RANGE.fullmatch(text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
     if not 0 <= first <= last <= 65535:
-        raise InvalidArgument(f"invalid containerPort: {text}")
+        raise InvalidArgument(f"Invalid containerPort: {text}")
     return range(first, last + 1)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import lzma
 import os
+import posixpath
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -186,6 +187,8 @@ def _matching(root: int, pattern: str) -> list[str]:
 
 
 def _hash(root: int, path: str, image: bool) -> str:
+    if posixpath.normpath(path).split("/")[0] == "..":
+        raise Refused(f"forbidden path outside the build context: {path} ()")
     try:
         fd = trees.open_source(root, path)
     except (FileNotFoundError, NotADirectoryError):

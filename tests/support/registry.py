@@ -23,6 +23,7 @@ from longshore.registry.documents import Descriptor, digest_of
 from longshore.registry.platforms import Platform
 from support import goparts, parallel, process
 from support.folders import short_folder
+from support.host import PrivateHost, child_of
 
 # bcrypt of "secret" for the user "anna": docker-registry takes no other hash.
 HTPASSWD = "anna:$2b$05$pOlS5pxjmEdKHramLUnJuul2W3qMu1ecwgBJPidrrNIVV0vpMu61m\n"
@@ -34,7 +35,8 @@ class Registry:
 
     `tls` is (certificate file, key file); `clients` a CA whose client
     certificates are demanded; `htpasswd` protects it for `USER`; `token` is
-    docker-registry's own table for a token server.
+    docker-registry's own table for a token server. With `inside` it runs in
+    that private host, and only who is there too can reach it.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Registry:
         clients: Path | None = None,
         htpasswd: bool = False,
         token: Mapping[str, Any] | None = None,
+        inside: PrivateHost | None = None,
     ) -> None:
         self._tls, self._clients, self._htpasswd, self._token = tls, clients, htpasswd, token
+        self._inside = inside
         self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -73,9 +77,11 @@ class Registry:
 
     def start(self) -> None:
         """Start it, first or again, on the same port."""
+        command: list[str | Path] = [goparts.path("docker-registry"), "serve", self.folder / "config.yml"]
+        popen = self._inside.popen if self._inside else subprocess.Popen
         with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                [goparts.path("docker-registry"), "serve", self.folder / "config.yml"],
+            self._process = popen(
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -86,7 +92,8 @@ class Registry:
     def kill(self) -> None:
         """SIGKILL: connections break off. Nothing if it isn't running."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
+            pid = child_of(self._process.pid) if self._inside else self._process.pid
+            os.kill(pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -94,6 +101,8 @@ class Registry:
         assert self._process is not None
         if self._process.poll() is not None:
             raise process.NotReady(process.tail(self.log))
+        if self._inside:
+            return "listening on" in self.log.read_text()
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

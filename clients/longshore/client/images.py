@@ -14,7 +14,7 @@ from longshore.api.services.images.v1.images_pb2_grpc import ImagesStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import oci
 from longshore.client.content import ingest_ref
-from longshore.client.unpack import Step, label_config, unpack_layer
+from longshore.client.unpack import Step, first_missing, label_config, unpack_layer
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
@@ -148,13 +148,8 @@ class Image:
         if not chain:
             return ""
         async with self._client.leased() as client:
-            snapshots = client.snapshots(snapshotter)
-            try:
-                await snapshots.stat(chain[-1])
-                return chain[-1]
-            except NotFound:
-                pass
-            for step in map(Step, layers, diff_ids, chain, ["", *chain]):
+            steps = list(map(Step, layers, diff_ids, chain, ["", *chain]))
+            for step in steps[await first_missing(client, snapshotter, steps) :]:
                 await unpack_layer(client, snapshotter, step)
             await label_config(client, snapshotter, config_blob.digest, chain[-1])
         return chain[-1]

@@ -36,7 +36,7 @@ from longshore.client.registries import (
     with_source,
 )
 from longshore.client.tasking import cancel_all, run_all
-from longshore.client.unpack import Step, holds_snapshot, is_extraction, label_config, unpack_layer
+from longshore.client.unpack import Step, first_missing, is_extraction, label_config, unpack_layer
 from longshore.registry.client import Options, Registry, Repository
 from longshore.registry.documents import Descriptor, Document, read_document
 from longshore.registry.errors import BadContent
@@ -275,7 +275,7 @@ class _Pull:
             raise BadContent(f"manifest {manifest.descriptor.digest} has no config")
         await self._blob(manifest.config)
         steps = await self._steps(manifest, manifest.config) if self._wish.snapshotter else []
-        missing = await self._first_missing(steps)
+        missing = await first_missing(self._client, self._wish.snapshotter, steps)
         for layer in manifest.layers[:missing]:
             await self._mark(layer)
         layers = manifest.layers[missing:]
@@ -314,13 +314,6 @@ class _Pull:
                 manifest.layers, diff_ids, chain, ["", *chain], strict=False
             )
         ]
-
-    async def _first_missing(self, steps: Sequence[Step]) -> int:
-        """How many layers, from the bottom, are snapshots already; from then on our lease has them."""
-        for count in range(len(steps), 0, -1):
-            if await holds_snapshot(self._client, self._wish.snapshotter, steps[count - 1]):
-                return count
-        return 0
 
     async def _unpack(self, steps: Sequence[Step], fetches: Sequence[asyncio.Task[None]]) -> None:
         for step, fetch in zip(steps, fetches, strict=True):

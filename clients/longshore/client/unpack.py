@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from longshore.api.errors import AlreadyExists, DataLoss, NotFound
@@ -66,6 +67,14 @@ async def holds_snapshot(client: AsyncClient, snapshotter: str, step: Step) -> b
         return True
     await _remove(snapshots, key)  # it was collected between the two calls
     return False
+
+
+async def first_missing(client: AsyncClient, snapshotter: str, steps: Sequence[Step]) -> int:
+    """How many layers, from the bottom, are snapshots already; from now on the client's lease has them."""
+    for count in range(len(steps), 0, -1):
+        if await holds_snapshot(client, snapshotter, steps[count - 1]):
+            return count
+    return 0
 
 
 def is_extraction(key: str) -> bool:

@@ -54,7 +54,7 @@ def _by_image(found: list[_Found]) -> list[tuple[Facts, Named, list[Reference]]]
     for facts, named in found:
         _, _, tags = grouped.setdefault(facts.id, (facts, named, []))
         if named.name:
-            tags.append(names.parse(named.name))
+            tags.append(names.new_tag(named.name, ""))
     return list(grouped.values())
 
 

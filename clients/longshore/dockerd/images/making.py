@@ -49,7 +49,7 @@ async def make(
     `comment`); by default there is one, from its "container_config" or
     "author" and "comment".
     """
-    references = [naming.parse(name) for name in names]
+    references = [naming.new_tag(name, "") for name in names]
     async with images.client.leased() as client:
         below = await _facts(images, parent)
         layer = await _difference(client, below, snapshot) if snapshot else None

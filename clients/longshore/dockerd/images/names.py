@@ -70,6 +70,16 @@ def with_tag(repository: str, tag: str) -> Reference:
     return parse(f"{found.repository}{separator}{tag}")
 
 
+def new_tag(repository: str, tag: str) -> Reference:
+    """What an image is to be called. Raises InvalidArgument, also for names that would be taken for something else."""
+    found = with_tag(repository, tag)
+    if found.digest:
+        raise InvalidArgument("refusing to create a tag with a digest reference")
+    if familiar_name(found) == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
+    return found
+
+
 def has_tag(text: str) -> bool:
     """Whether tag or digest were written."""
     return "@" in text or ":" in text.rpartition("/")[2]

@@ -51,6 +51,7 @@ class Layers:
         self._clock = clock
         self._last: dict[str, float] = {}
         self._stage: dict[str, str] = {}
+        self.hide_existing = False
 
     def _due(self, digest: str) -> bool:
         now = self._clock()
@@ -68,7 +69,9 @@ class Layers:
             if news.offset and self._due(news.digest):
                 return [line("Downloading", news.digest, news.offset, news.total)]
             return []
-        if news.stage == "exists" and before == "exists":
+        if news.stage == "unpacking":  # one step, of which nothing is known until it is done
+            return [line("Extracting", news.digest, news.total, news.total)]
+        if news.stage == "exists" and (self.hide_existing or before == "exists"):
             return []
         return [line(status, news.digest) for status in _PULLED.get(news.stage, ())]
 
@@ -84,7 +87,6 @@ _PULLED: Final = {
     "waiting": ("Pulling fs layer",),
     "exists": ("Already exists",),
     "downloaded": ("Verifying Checksum", "Download complete"),
-    "unpacking": ("Extracting",),
     "unpacked": ("Pull complete",),
 }
 _PUSHED: Final = {

@@ -27,10 +27,14 @@ async def pull(
     images: Images, reference: Reference, auth: Auth, platform: oci.Platform | None, *, every: bool
 ) -> AsyncIterator[Line]:
     """One image, or with `every` all tags of the repository. Errors are in the original's words."""
+    newer = False
     for one in await _all_tags(images, reference, auth) if every else [reference]:
         work = _Pull(images, one, auth, platform)
         async for line in lines_of(work.run):
             yield line
+        newer |= work.newer
+    name = names.familiar_name(reference) if every else names.familiar(reference)
+    yield {"status": f"Status: {'Downloaded newer image' if newer else 'Image is up to date'} for {name}"}
 
 
 async def _all_tags(images: Images, reference: Reference, auth: Auth) -> Sequence[Reference]:
@@ -52,14 +56,22 @@ class _Pull:
         self._layers = Layers()
         self._target = Descriptor()
         self._facts: Facts | None = None
-        self._newer = True
+        self.newer = True
+
+    async def _known(self) -> set[str]:
+        """Digests of manifests and indexes whose images are here."""
+        entries = (await self._images.catalogue.entries()).values()
+        targets = {record.target.digest for entry in entries for record in entry.records}
+        return targets | {entry.facts.manifest.digest for entry in entries}
 
     async def run(self, say: Say) -> None:
-        reference = self._reference
+        reference, known = self._reference, await self._known()
 
         def news(progress: Progress) -> None:
             if progress.stage == "resolved":
                 say({"status": f"Pulling from {reference.path}", "id": reference.object})
+                if progress.digest in known:  # then layers that are here aren't worth a line
+                    self._layers.hide_existing = True
             for line in self._layers.pulled(progress):
                 say(line)
 
@@ -93,7 +105,7 @@ class _Pull:
                 f"{names.familiar(self._reference)} is no container image: it has another kind of content"
             )
         self._target, self._facts = target, facts
-        self._newer = await self._images.id_of(self._reference) != facts.id
+        self.newer = await self._images.id_of(self._reference) != facts.id
         tags = [self._reference._replace(digest="")] if not self._reference.digest else []
         digest = self._reference._replace(tag="", digest=target.digest)
         await self._images.name(facts, [*tags, digest], target=target, client=client, tagged=False)
@@ -110,6 +122,4 @@ class _Pull:
                 }
             )
         say({"status": f"Digest: {self._target.digest}"})
-        what = "Downloaded newer image" if self._newer else "Image is up to date"
-        say({"status": f"Status: {what} for {name}"})
         self._images.publish("pull", name, self._facts, names.familiar_name(self._reference))

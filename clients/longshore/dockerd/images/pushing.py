@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from longshore.api import errors
-from longshore.client.registries import Progress, reason, sources
+from longshore.client.registries import Progress, reason, source_label, sources, with_source
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.images import names, registries
 from longshore.dockerd.images.catalogue import Entry, Facts
@@ -92,7 +92,11 @@ class _Push:
         )
 
     async def _remember(self) -> None:
-        """The registry has it by this digest now: one more name."""
+        """The registry has it by this digest now: one more name. And its layers can be mounted from there."""
+        content, label = self._images.client.content, source_label(self._reference.domain)
+        for blob in (self._facts.config_blob, *self._facts.layers):
+            present = (await content.info(blob.digest)).labels.get(label, "")
+            await content.label(blob.digest, {label: with_source(present, self._reference.path)})
         digest = self._reference._replace(tag="", digest=self._facts.manifest.digest)
         await self._images.name(self._facts, [digest], tagged=False)
 
@@ -100,5 +104,5 @@ class _Push:
 def _explained(error: errors.Error, reference: Reference) -> errors.Error:
     said = reason(error)
     if isinstance(error, errors.PermissionDenied):
-        return ServerError(said or "denied: requested access to the resource is denied")
-    return registries.server_error(error, reference)
+        said = said or "denied: requested access to the resource is denied"
+    return ServerError(said) if said else registries.server_error(error, reference)

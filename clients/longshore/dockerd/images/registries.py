@@ -116,11 +116,10 @@ def pull_error(error: errors.Error, reference: Reference) -> errors.Error:
 def server_error(error: errors.Error, reference: Reference) -> errors.Error:
     """Everything else is status 500 there, with the registry's own words as far as there are any."""
     said = reason(error)
-    ask = f'Get "https://{reference.domain}/v2/"'
+    root = f"https://{reference.domain}/v2/"
     if said == "no basic auth credentials":
-        said = f"{ask}: {said}"
+        said = f'Head "{root}{reference.path}/manifests/{reference.object}": {said}'
     if not said and isinstance(error, errors.Unavailable):
-        said = (
-            f"{ask}: dial tcp {cause(error).replace(': connection refused', ': connect: connection refused')}"
-        )
+        what = cause(error).replace(": connection refused", ": connect: connection refused")
+        said = f'Get "{root}": dial tcp {what}'
     return ServerError(said or cause(error))

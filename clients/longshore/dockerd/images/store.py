@@ -97,8 +97,15 @@ class Images(ImageSource):
     async def resolve(self, reference: str) -> ImageInfo:
         """By name, ID or unambiguous prefix of the ID; unpacked afterwards. NotFound: "No such image: NAME:TAG"."""
         entry = await self.find(reference)
-        await self.unpack(entry.facts)
+        if not await self._is_unpacked(entry.facts):
+            await self.unpack(entry.facts)
         return self.info(entry)
+
+    async def _is_unpacked(self, facts: Facts) -> bool:
+        try:
+            return not facts.chain or bool(await self.client.snapshots(SNAPSHOTTER).stat(facts.chain_id))
+        except NotFound:
+            return False
 
     def info(self, entry: Entry) -> ImageInfo:
         """The image as containers and builds need it."""
@@ -365,12 +372,12 @@ class Images(ImageSource):
             raise found.error(entry.id)
         parent = self.parent(entry.id)
         await self._untag(entry, entry.references, done) if entry.references else None
-        await self._erase(entry, done)
+        await self._erase(entry, containers, done)
         above = (await self.catalogue.entries()).get(parent) if prune and parent else None
         if above is not None and not above.references:
             await self._delete(above, containers, done, force=False, prune=True, quiet=True)
 
-    async def _erase(self, entry: Entry, done: list[dict[str, str]]) -> None:
+    async def _erase(self, entry: Entry, containers: Sequence[Container], done: list[dict[str, str]]) -> None:
         """Delete an image without names, and its layers, as far as nobody else has them."""
         async with self._names:
             entries = await self.catalogue.entries()
@@ -382,6 +389,8 @@ class Images(ImageSource):
         self.publish("delete", entry.id, entry.facts, entry.id)
         done.append({"Deleted": entry.id})
         kept = {chain_id for other in entries.values() for chain_id in other.facts.chain}
+        if removal.user_of(entry.id, containers) is not None:
+            kept.update(entry.facts.chain)
         done += [{"Deleted": chain_id} for chain_id in reversed(entry.facts.chain) if chain_id not in kept]
 
     # -- registries

@@ -40,7 +40,7 @@ async def history(engine: Engine, call: Call) -> Answer:
 
 async def tag(engine: Engine, call: Call) -> Answer:
     """POST /images/{name}/tag."""
-    target = names.with_tag(call.query.get("repo", ""), call.query.get("tag", ""))
+    target = names.new_tag(call.query.get("repo", ""), call.query.get("tag", ""))
     await engine.images.tag(call.path["name"], target)
     return Answer(201)
 
@@ -80,9 +80,7 @@ async def create(engine: Engine, call: Call) -> None:
 
 async def _import(engine: Engine, call: Call) -> None:
     source, repository = call.query["fromSrc"], call.query.get("repo", "")
-    name = names.with_tag(repository, call.query.get("tag", "")) if repository else None
-    if name is not None and name.digest:
-        raise errors.InvalidArgument("cannot import digest reference")
+    name = names.new_tag(repository, call.query.get("tag", "")) if repository else None
     wish = Wish(name, call.query.get("message", ""), call.values("changes"), _platform(call))
     wish = wish._replace(message=wish.message or f"Imported from {source}")
     if source == "-":

@@ -78,10 +78,16 @@ class Times:
     """RFC 3339 with up to nine digits of fraction, to Unix nanoseconds; 0 for what is no time."""
 
     def __init__(self) -> None:
-        self._second = ""
-        self._seconds = 0
+        self._text = self._second = ""
+        self._time_ns = self._seconds = 0
 
     def parse(self, text: str) -> int:
+        # Lines that were read together have the same time.
+        if text != self._text:
+            self._text, self._time_ns = text, self._parse(text)
+        return self._time_ns
+
+    def _parse(self, text: str) -> int:
         if text[:19] != self._second:
             try:
                 self._seconds = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))

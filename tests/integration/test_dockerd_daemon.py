@@ -157,7 +157,6 @@ def test_a_second_one_is_told_why_not(machine: Machine) -> None:
     (
         (["--nonsense"], "unrecognized arguments"),
         (["--config-file", "/no/such/file"], "No such file"),
-        (["--containerd", "/no/such/socket"], "containerd does not answer"),
         (["--label", "x"], "bad attribute format: x"),
         (["-H", "npipe://x"], "invalid bind address"),
         (["--tlsverify", "-H", "tcp://127.0.0.1:0"], "could not load the X509 files"),
@@ -270,3 +269,13 @@ def test_what_it_is(shared: Machine) -> None:
     assert shared.ask("GET", "/plugins") == (200, [])
     assert shared.ask("GET", "/system/df")[1]["Containers"] == []
     assert shared.ask("GET", "/system/df?type=volume")[1]["Images"] is None
+
+
+def test_a_stop_while_it_starts(machine: Machine) -> None:
+    flags = ["--containerd", machine.folder / "nobody", "-H", f"unix://{machine.socket}"]
+    with open(machine.log, "ab") as log:
+        started = machine.host.popen(machine.command(*flags), stdout=log, stderr=log)
+    process.eventually(machine.socket.exists)
+    assert stop(started) == 0
+    assert "shutdown complete" in process.tail(machine.log)
+    assert not machine.socket.exists()

@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Raw:

@@ -8,6 +8,7 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -83,6 +84,7 @@ def _build_time() -> str:
 async def info(engine: Engine) -> dict[str, Any]:
     """GET /info."""
     config = engine.config
+    host = await asyncio.to_thread(_host, config)
     _, commit = await _containerd(engine)
     return {
         "ID": identity.of(config.data_root),
@@ -95,7 +97,7 @@ async def info(engine: Engine) -> dict[str, Any]:
             "Authorization": None,
             "Log": list(LOG_DRIVERS),
         },
-        **await asyncio.to_thread(_host, config),
+        **host,
         "Debug": config.debug,
         "NFd": len(os.listdir("/proc/self/fd")),
         "NGoroutines": len(asyncio.all_tasks()),
@@ -134,7 +136,7 @@ async def info(engine: Engine) -> dict[str, Any]:
             },
         },
         "CDISpecDirs": [],
-        "Warnings": await asyncio.to_thread(_warnings, config),
+        "Warnings": _warnings(config, host),
         "ProductLicense": "Apache-2.0",
     }
 
@@ -296,8 +298,7 @@ _WARNED: Final = (
 )
 
 
-def _warnings(config: Config) -> list[str]:
-    host = _host(config)
+def _warnings(config: Config, host: Mapping[str, Any]) -> list[str]:
     found = [f"WARNING: {text}" for key, text in _WARNED if not host.get(key, True)]
     if any(name.startswith("tcp://") for name in config.hosts) and not config.tlsverify:
         found.append(

@@ -49,7 +49,8 @@ class Creation:
         parts = self._parts
         host = body.host_config or HostConfig()
         if image is None:
-            image = await parts.images.resolve(body.image)
+            # Without a look at its layers, which are nearly always there: `_prepare` finds out.
+            image = parts.images.info(await parts.images.find(body.image))
         config = merge.merge(_config(body), merge.image_config(image.config))
         warnings = validate.create(config, host, self._settings)
         if config.stop_signal:
@@ -66,9 +67,9 @@ class Creation:
             undo.callback(parts.registry.release, record.name, record.id)
             record.mounts = await points.resolve(planned, record.id, parts.volumes)
             undo.push_async_callback(self._drop_volumes, record)
-            await self._make(Live(record), image, undo)
-            live = parts.registry.get(record.id)
-            assert live is not None
+            live = Live(record)
+            async with live.lock:
+                await self._make(live, image, undo)
             undo.pop_all()
         parts.publish(live, "create")
         return Created(live, warnings)
@@ -126,7 +127,12 @@ class Creation:
 
     async def _prepare(self, live: Live, image: ImageInfo) -> None:
         labels = {ROOT_LABEL: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), LABEL: live.id}
-        live.mounts = await self._parts.snapshots(live).prepare(live.id, image.chain_id, labels)
+        snapshots = self._parts.snapshots(live)
+        try:
+            live.mounts = await snapshots.prepare(live.id, image.chain_id, labels)
+        except NotFound:
+            await self._parts.images.resolve(image.id)
+            live.mounts = await snapshots.prepare(live.id, image.chain_id, labels)
         await asyncio.to_thread(marks.make, live.mounts)
 
     async def _drop_volumes(self, record: Container) -> None:

@@ -114,7 +114,7 @@ class Recovery:
         if task is not None:
             await self._drop_task(live.id)
         await self._exits.clean(live)
-        if live.record.state.status == "restarting":
+        if live.record.state.status == "restarting" and not self._comes_back(live):
             draft = live.draft()
             draft.state.status = "exited"
             await self._parts.registry.save(live, draft)
@@ -155,7 +155,7 @@ class Recovery:
     def _comes_back(self, live: Live) -> bool:
         record = live.record
         return (
-            not live.alive
+            not live.has_process
             and record.has_been_started
             and restart.wanted_at_boot(
                 record.host_config.restart_policy,
@@ -167,7 +167,7 @@ class Recovery:
 
     async def _start(self, live: Live, gate: asyncio.Semaphore) -> None:
         async with gate, live.lock:
-            if live.alive or live.record.state.removing:
+            if live.has_process or live.record.state.removing:
                 return
             try:
                 await self._come_up(live)

@@ -11,7 +11,6 @@ import structlog
 from longshore.api.errors import NotFound
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
-from longshore.dockerd.backend.start import forget_record
 from longshore.dockerd.errors import Conflict
 
 log = structlog.get_logger("dockerd.remove")
@@ -42,11 +41,15 @@ class Removal:
         live.forget_tasks()
         live.end_attaching()
         try:
-            await parts.registry.delete(live)
+            if live.record.host_config.auto_remove:
+                # Whichever of the two a crash leaves undone, the next start does: no need to wait for one first.
+                await asyncio.gather(parts.registry.delete(live), self.sweep(live, volumes))
+            else:
+                await parts.registry.delete(live)
+                await self.sweep(live, volumes)
         except BaseException:
             live.record.state.removing = False
             raise
-        await self.sweep(live, volumes)
         parts.registry.drop(live)
         parts.publish(live, "destroy")
         live.stopped.tell(live.outcome())
@@ -65,7 +68,6 @@ class Removal:
                 log.warning("a part of the container could not be removed", id=live.id, error=str(result))
 
     async def _drop_snapshot(self, live: Live) -> None:
-        await forget_record(self._parts, live.id)
         with suppress(NotFound):
             await self._parts.snapshots(live).remove(live.id)
 

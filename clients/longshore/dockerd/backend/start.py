@@ -62,36 +62,43 @@ class Starting:
         self._parts.publish(live, "start")
 
     async def _run(self, live: Live, draft: Container, undo: AsyncExitStack) -> None:
+        """The record for containerd needs the network, the task needs the logger too: the two are made side by side."""
         parts = self._parts
         undo.push_async_callback(places.release, parts, draft)
         await places.take(parts, draft, self._settings)
-        place, stdio, mounts = await self._surroundings(live, draft, undo)
-        spec = build.make(draft, self._place(draft, place, mounts))
-        live.process = spec["process"]
-        live.out_of_memory = False
-        await self._attach(live)
+        # By its own name for it: the networks remember the record that they were given.
+        undo.push_async_callback(parts.networks.leave, live.record)
+        undo.push_async_callback(parts.logs.ended, draft)
         undo.push_async_callback(self._drop_task, live.id)
+        logger = asyncio.ensure_future(self._logger(live, draft))
+        recorded = asyncio.ensure_future(self._recorded(live, draft))
+        await asyncio.wait((logger, recorded))  # each ends before any is undone
+        mounts, stdio = recorded.result(), logger.result()
         try:
-            await self._start_task(live, draft, spec, stdio, mounts)
+            await self._start_task(live, draft, stdio, mounts)
             await self._attach(live)  # who came in between
         except Error as error:
             raise failures.translate(error) from error
 
-    async def _surroundings(
-        self, live: Live, draft: Container, undo: AsyncExitStack
-    ) -> tuple[NetworkPlace, StdioPaths, Sequence[Mount]]:
-        """Network, logger and root file system don't depend on each other."""
-        parts = self._parts
-        # By its own name for it: the networks remember the record that they were given.
-        undo.push_async_callback(parts.networks.leave, live.record)
-        undo.push_async_callback(parts.logs.ended, draft)
-        network = asyncio.ensure_future(parts.networks.join(live.record))
-        logger = asyncio.ensure_future(parts.logs.open(draft))
+    async def _logger(self, live: Live, draft: Container) -> StdioPaths:
+        stdio = await self._parts.logs.open(draft)
+        await self._attach(live)
+        return stdio
+
+    async def _recorded(self, live: Live, draft: Container) -> Sequence[Mount]:
+        network = asyncio.ensure_future(self._parts.networks.join(live.record))
         mounts = asyncio.ensure_future(self._mounts(live))
-        await asyncio.wait((network, logger, mounts))  # each ends before any is undone
-        place = network.result()
+        await asyncio.wait((network, mounts))
+        place, found = network.result(), mounts.result()
         draft.networks, draft.ports = copied(live.record.networks), dict(live.record.ports)
-        return place, logger.result(), mounts.result()
+        spec = build.make(draft, self._place(draft, place, found))
+        live.process = spec["process"]
+        live.out_of_memory = False
+        try:
+            await self._record(draft, spec)
+        except Error as error:
+            raise failures.translate(error) from error
+        return found
 
     async def _mounts(self, live: Live) -> Sequence[Mount]:
         if live.mounts is None:
@@ -114,9 +121,8 @@ class Starting:
                 future.set_result(attachment)
 
     async def _start_task(
-        self, live: Live, draft: Container, spec: Spec, stdio: StdioPaths, mounts: Sequence[Mount]
+        self, live: Live, draft: Container, stdio: StdioPaths, mounts: Sequence[Mount]
     ) -> None:
-        await self._record(draft, spec)
         runtime = runtimes.find(self._parts.config, draft.host_config.runtime)
         request = tasks_pb2.CreateTaskRequest(
             container_id=draft.id,

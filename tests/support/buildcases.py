@@ -130,7 +130,7 @@ COPY --chown=nobody:nogroup tree /by-name
 COPY --chown=nobody:adm tree/one /by-group/one
 COPY --chown=12:34 tree/one /etc/deeper/one
 COPY --chown=55 tree/one /by-number
-RUN stat -c '%n %a %u %g %s' /by-number /by-group/* /etc/deeper/* /by-name/*
+RUN stat -c '%n %a %u %g' /by-number /by-group/* /etc/deeper/* /by-name/*
 """
 
 ADDS = r"""

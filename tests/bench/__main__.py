@@ -31,6 +31,7 @@ from bench import (
     lifecycle,
     memory,
     pull,
+    records,
     report,
     run_command,
     runtimes,
@@ -51,6 +52,7 @@ SCENARIOS = {
     "content": content.measure,
     "pull": pull.measure,
     "cold": cold.measure,
+    "records": records.measure,
     "memory": memory.measure,
 }
 INSIDE = "LONGSHORE_BENCH_INSIDE"

@@ -24,8 +24,11 @@ PROGRAMS = {
 
 
 def private(pid: int) -> int:
-    """Bytes that only this process has."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    """Bytes that only this process has; 0 if it has just gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 

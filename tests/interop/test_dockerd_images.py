@@ -93,7 +93,6 @@ SESSIONS = {
         pull {R}/a/box:9
         pull {R}/nothing/at/all
         pull {R}/a/box@sha256:0000000000000000000000000000000000000000000000000000000000000000
-        manifest inspect --insecure {R}/a/box:9
         rmi {R}/a/box:1 {R}/b/box:1
     """,
     "a password": """

@@ -16,6 +16,7 @@ from longshore.client import AsyncClient, oci
 from longshore.client.snapshots import Snapshots
 from longshore.client.unpack import UNCOMPRESSED_LABEL
 from longshore.dockerd.backend.commit import change, plain
+from longshore.dockerd.images import names
 from longshore.dockerd.images.catalogue import SNAPSHOTTER
 from longshore.dockerd.images.making import Layer, assemble
 from longshore.dockerd.images.names import Reference
@@ -69,6 +70,8 @@ async def import_tar(
         facts = await assemble(images, client, None, layer, config)
         references = [wish.name] if wish.name else []
         await images.name(facts, references, client=client)
+    for reference in references:
+        images.publish("tag", facts.id, facts, names.familiar(reference))
     images.publish("import", facts.id, facts, facts.id)
     yield {"status": facts.id}
 

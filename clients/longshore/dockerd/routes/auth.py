@@ -39,7 +39,10 @@ async def authenticate(engine: Engine, call: Call) -> Answer:
 
 
 def _refused(domain: str, error: errors.Error) -> str:
-    return f'Get "https://{domain}/v2/": {reason(error) or "unauthorized: incorrect username or password"}'
+    said = reason(error) or "unauthorized: incorrect username or password"
+    if said == "unauthorized: authentication required":  # of the registry itself, not of a token server
+        return f"login attempt to https://{domain}/v2/ failed with status: 401 Unauthorized"
+    return f'Get "https://{domain}/v2/": {said}'
 
 
 def registry_of(address: str) -> str:

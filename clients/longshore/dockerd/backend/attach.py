@@ -41,6 +41,8 @@ class Wishes(NamedTuple):
     stdin: bool
     outputs: frozenset[str]
     terminal: bool
+    framed: bool
+    """Whether the outputs travel in frames; without, they are one stream."""
     keys: bytes = b""
     """That detach, with a terminal; b"" for none."""
     closes_stdin: bool = True
@@ -79,7 +81,7 @@ def _detached(task: asyncio.Task[bool]) -> bool:
 
 
 async def _output(connection: Connection, streams: Streams, wishes: Wishes) -> bool:
-    framed = framing(wishes.terminal)
+    framed = framing(not wishes.framed)
     async for stream, data in streams.output():
         if stream in wishes.outputs:
             await connection.write(framed(stream, data))

@@ -271,7 +271,9 @@ class Execs:
             for name, wanted in (("stdout", body.attach_stdout), ("stderr", body.attach_stderr))
             if wanted
         )
-        wishes = attach.Wishes(body.attach_stdin, outputs, body.tty, detach.parse(body.detach_keys))
+        wishes = attach.Wishes(
+            body.attach_stdin, outputs, body.tty, not body.tty, detach.parse(body.detach_keys)
+        )
         joined = asyncio.ensure_future(attach.join(connection, _Pipes(found.process), wishes))
         over = asyncio.ensure_future(found.over.wait())
         try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from longshore.api.errors import InvalidArgument
 from longshore.dockerd.backend import attach, detach, frames, listing, prune, times
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.engine import Engine, LogEntry
-from longshore.dockerd.http import Answer, Call, Route
+from longshore.dockerd.http import Answer, Call, Hijacked, Route
 from longshore.dockerd.records import CreateBody
 
 
@@ -139,6 +140,7 @@ def _wishes(call: Call, live: Live) -> attach.Wishes:
         stdin=stream and call.flag("stdin") and config.open_stdin,
         outputs=frozenset(name for name in ("stdout", "stderr") if call.flag(name)),
         terminal=config.tty,
+        framed=not config.tty,
         keys=detach.parse(call.query.get("detachKeys", "")),
         closes_stdin=config.stdin_once and not config.tty,
     )
@@ -148,24 +150,31 @@ async def attach_streams(engine: Engine, call: Call) -> None:
     """POST /containers/{name}/attach."""
     live = engine.containers.live(call.path["name"])
     wishes = _wishes(call, live)
-    await _attach(engine, call, live, wishes)
+    await _attach(engine, call, live, wishes, lambda: call.hijack(_content_type(wishes, call)))
 
 
 async def attach_websocket(engine: Engine, call: Call) -> None:
-    """GET /containers/{name}/attach/ws: messages have no frames that tell stdout from stderr."""
+    """GET /containers/{name}/attach/ws: both outputs in one stream, without frames."""
     live = engine.containers.live(call.path["name"])
-    await _attach(engine, call, live, _wishes(call, live)._replace(terminal=True), websocket=True)
+    await _attach(engine, call, live, _wishes(call, live)._replace(framed=False), call.websocket)
+
+
+def _content_type(wishes: attach.Wishes, call: Call) -> str:
+    return frames.content_type(not wishes.framed, call.version)
 
 
 async def _attach(
-    engine: Engine, call: Call, live: Live, wishes: attach.Wishes, websocket: bool = False
+    engine: Engine,
+    call: Call,
+    live: Live,
+    wishes: attach.Wishes,
+    take: Callable[[], Awaitable[Hijacked]],
 ) -> None:
     attaching = engine.containers.attaching
     attaching.check(live)
     reserved = attaching.reserve(live) if call.flag("stream") else None
     try:
-        kind = frames.content_type(wishes.terminal, call.version)
-        connection = await (call.websocket() if websocket else call.hijack(kind))
+        connection = await take()
         with contextlib.suppress(ConnectionError):
             if call.flag("logs"):
                 await _replay(engine, live, connection, wishes)
@@ -177,7 +186,7 @@ async def _attach(
 
 
 async def _replay(engine: Engine, live: Live, connection: attach.Connection, wishes: attach.Wishes) -> None:
-    framed = frames.framing(wishes.terminal)
+    framed = frames.framing(not wishes.framed)
     async for entry in engine.containers.logs(live, follow=False, tail=None):
         if entry.stream in wishes.outputs:
             await connection.write(framed(entry.stream, entry.line))
@@ -239,6 +248,7 @@ ROUTES = (
     Route("POST", "/containers/{name}/resize", resize),
     Route("POST", "/containers/{name}/wait", wait),
     Route("POST", "/containers/{name}/attach", attach_streams, hijacks=True),
+    Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
     Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
     Route("DELETE", "/containers/{name}", remove),
 )

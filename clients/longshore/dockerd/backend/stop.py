@@ -67,7 +67,8 @@ class Stopping:
             raise ServerError(f"Cannot kill container {live.id}: {error.message}") from error
         self._parts.publish(live, "kill", {"signal": str(int(number))})
         if live.record.state.status == "paused":
-            await self._resume(live)
+            with suppress(ServerError):  # the signal has ended it, and there is nothing to wake up
+                await self._resume(live)
 
     async def _meant_to_stop(self, live: Live) -> None:
         if not live.record.state.manually_stopped:

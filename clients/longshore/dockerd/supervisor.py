@@ -51,15 +51,17 @@ async def containerd(config: Config) -> AsyncIterator[AsyncClient]:
 async def _answering(client: AsyncClient) -> None:
     deadline = time.monotonic() + STARTING
     while True:
+        problem = "nobody listens there"
         try:
-            await client.version()
-            return
+            # gRPC tries again after ever longer pauses; looking at the socket first is cheap.
+            if _listens(client.address):
+                await client.version()
+                return
         except errors.Unavailable as error:
-            if time.monotonic() > deadline:
-                raise errors.Unavailable(
-                    f"containerd does not answer on {client.address}: {error.message}"
-                ) from None
-        await asyncio.sleep(0.1)
+            problem = error.message
+        if time.monotonic() > deadline:
+            raise errors.Unavailable(f"containerd does not answer on {client.address}: {problem}")
+        await asyncio.sleep(0.02)
 
 
 class Child:

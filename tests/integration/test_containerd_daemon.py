@@ -158,6 +158,15 @@ def test_directories_and_socket_in_use_are_refused(short_tmp: Path) -> None:
         assert daemon.go_ctr("version").returncode == 0
 
 
+@pytest.mark.parametrize("flag", ["--root", "--state", "--address"])
+def test_a_file_where_a_directory_should_be(short_tmp: Path, flag: str) -> None:
+    (short_tmp / "file").write_text("precious")
+    below = short_tmp / "file" / ("c.sock" if flag == "--address" else "below")
+    text = refusal(*flags(short_tmp), flag, below)
+    assert text.startswith("containerd: ") and f"is no directory: give another {flag}" in text
+    assert (short_tmp / "file").read_text() == "precious"
+
+
 def test_a_socket_that_nobody_listens_on_is_replaced() -> None:
     with Longshore() as daemon:
         daemon.kill9()

@@ -9,6 +9,7 @@ collection; hence the checks in `claim`, before anything is written.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -51,13 +52,26 @@ def claim(directories: Directories) -> Iterator[None]:
     Raises FailedPrecondition, with what to do next, when they belong to a
     containerd, hold images that we didn't put there, or are in use.
     """
-    directories.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    directories.state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    usable(directories.root, 0o700, "--root")
+    usable(directories.state, 0o711, "--state")
     refuse_foreign(directories)
     with _locked(directories.root, "--root"), contextlib.ExitStack() as stack:
         if not directories.root.samefile(directories.state):
             stack.enter_context(_locked(directories.state, "--state"))
         yield
+
+
+def usable(directory: Path, mode: int, flag: str) -> None:
+    """Make it if it isn't there. Raises FailedPrecondition, naming the flag, if it can't be or can't be written to."""
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileExistsError, NotADirectoryError):
+        raise FailedPrecondition(f"{directory} is no directory: give another {flag}") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FailedPrecondition(f"can't use {directory}: {reason}; give another {flag}") from None
 
 
 def refuse_foreign(directories: Directories) -> None:
@@ -93,7 +107,12 @@ def _foreign(root: Path, path: Path, what: str) -> FailedPrecondition:
 @contextlib.contextmanager
 def _locked(directory: Path, flag: str) -> Iterator[None]:
     path = directory / _LOCK
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+") as file:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FailedPrecondition(f"can't lock {path}: {reason}; give another {flag}") from None
+    with open(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from longshore.api.errors import Error
 from longshore.containerd import config as configuration
 from longshore.containerd import logs
-from longshore.containerd.directories import Directories, claim
+from longshore.containerd.directories import Directories, claim, usable
 
 if TYPE_CHECKING:
     from longshore.zygote.client import Zygote
@@ -47,6 +47,7 @@ def main() -> int:
         _require_socket_path(settings.ttrpc_socket)
         directories = Directories(settings.root, settings.state)
         with claim(directories):
+            usable(Path(settings.address).parent, 0o711, "--address")
             _set_oom_score(settings.oom_score)
             return _serve(settings, directories)
     except (Error, ValueError, OSError) as error:

@@ -39,6 +39,12 @@ def configure(level: str, style: str) -> None:
     )
     # Libraries (asyncio, grpc) speak through the standard module.
     logging.basicConfig(level=max(LEVELS[level], logging.WARNING), stream=sys.stderr, force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_interest)
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """False for what grpc says, with a traceback, when a client went in the moment of its answer."""
+    return "raised in core by servicer method" not in record.getMessage()
 
 
 def _renderers(style: str) -> list[Any]:

@@ -161,12 +161,19 @@ class Networks(NetworkSource):
         self._sandboxes.renamed(container.id, container.name)
 
     def check(self, container: Container) -> None:
-        """At create: whether what is asked for can be. NotFound, InvalidArgument, in the original's words."""
+        """At create: whether what is asked for can be. InvalidArgument, in the original's words.
+
+        A network that isn't there is found out at start: to a client 404 at create means that the image is missing.
+        """
         mode = container.host_config.network_mode or "default"
         if mode.startswith("container:"):
             return
         for term, asked in container.networks.items():
-            joining.check(self.find("bridge" if term == "default" else term), asked)
+            try:
+                network = self.find("bridge" if term == "default" else term)
+            except errors.NotFound:
+                continue
+            joining.check(network, asked)
 
     async def connect(self, container: Container, term: str, asked: EndpointSettings | None = None) -> None:
         """One network more for a container, which may run; its record is edited, whoever asks saves it."""

@@ -115,7 +115,7 @@ class VolumeSource(Protocol):
         """At each start of the container, before its task: mounts what the volume's options name (twice is once)."""
 
     @abstractmethod
-    async def unmount(self, name: str, container: str) -> None:
+    async def unmount(self, name: str, container: str) -> bool:
         """When the container has stopped."""
 
     @abstractmethod

@@ -32,7 +32,8 @@ from longshore.dockerd.backend.remove import Removal
 from longshore.dockerd.backend.restart import Backoff
 from longshore.dockerd.backend.start import Starting
 from longshore.dockerd.backend.stop import Stopping
-from longshore.dockerd.errors import Conflict, NotModified
+from longshore.dockerd.errors import Conflict, NotModified, ServerError
+from longshore.dockerd.logs.reading import Span
 from longshore.dockerd.records import Container, CreateBody
 
 if TYPE_CHECKING:
@@ -308,13 +309,14 @@ class Containers:
 
     # -- streams
 
-    def logs(
-        self, live: Live, *, follow: bool, tail: int | None, since_ns: int = 0, until_ns: int = 0
-    ) -> AsyncIterator[LogEntry]:
-        follow = follow and live.alive
-        return self.parts.logs.read(
-            live.record, follow=follow, tail=tail, since_ns=since_ns, until_ns=until_ns
-        )
+    def logs(self, live: Live, span: Span, *, follow: bool = False) -> AsyncIterator[list[LogEntry]]:
+        """What is recorded, some hundred entries at a time; with `follow` until the container stops.
+
+        Raises ServerError at once where the driver can't be read.
+        """
+        if live.record.host_config.log_config.type == "none":
+            raise ServerError("configured logging driver does not support reading")
+        return self.parts.logs.batches(live.record, follow=follow and live.alive, span=span)
 
     async def _close_io(self, id: str) -> None:
         tasks = self.parts.client.tasks

@@ -60,7 +60,8 @@ class Creation:
         if host.network_mode.startswith("container:"):
             host.network_mode = f"container:{self._peer(host.network_mode.partition(':')[2]).id}"
         record = self._record(body, config, host, image)
-        parts.networks.check(record)
+        with suppress(NotFound):  # a network that isn't there is the start's to complain about
+            parts.networks.check(record)
         planned = points.plan(config, host, self._peer)
         async with AsyncExitStack() as undo:
             record.name = parts.registry.reserve(name, record.id)

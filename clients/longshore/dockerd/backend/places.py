@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.records import Container
+from longshore.dockerd.records import Container, MountPoint
 from longshore.dockerd.spec import points, shm
 from longshore.dockerd.spec.settings import Settings
 from longshore.linux import mounts
@@ -19,17 +19,33 @@ async def take(parts: Parts, record: Container, settings: Settings) -> None:
     for point in record.mounts:
         if point.name:
             await parts.volumes.mount(point.name, record.id)
-    await asyncio.to_thread(points.make_folders, record.mounts)
+            _tell(parts, record, point, "mount")
+    if record.mounts:
+        await asyncio.to_thread(points.make_folders, record.mounts)
     if place := shm.shareable(record, settings):
         await asyncio.to_thread(_mount, *place)
 
 
 async def release(parts: Parts, record: Container) -> None:
     """Undo `take`; twice is once."""
-    await asyncio.to_thread(_unmount, shm.path(record))
+    if _has_shm(record):
+        await asyncio.to_thread(_unmount, shm.path(record))
     for point in record.mounts:
-        if point.name:
-            await parts.volumes.unmount(point.name, record.id)
+        if point.name and await parts.volumes.unmount(point.name, record.id):
+            _tell(parts, record, point, "unmount")
+
+
+def _has_shm(record: Container) -> bool:
+    """Most containers have none, and cost no thread."""
+    return os.path.exists(shm.path(record))
+
+
+def _tell(parts: Parts, record: Container, point: MountPoint, action: str) -> None:
+    attributes = {"container": record.id, "driver": point.driver or "local"}
+    if action == "mount":
+        writable = "true" if point.writable else "false"
+        attributes |= {"destination": point.target, "propagation": point.propagation, "read/write": writable}
+    parts.events.publish("volume", action, point.name, attributes)
 
 
 def _mount(path: str, options: str) -> None:
@@ -44,9 +60,7 @@ def _mount(path: str, options: str) -> None:
 
 
 def _unmount(path: str) -> None:
-    """The folder goes too, so that most containers cost one failing call."""
-    if not os.path.exists(path):
-        return
+    """The folder goes too."""
     mounts.unmount_all(path)
     with suppress(OSError):
         os.rmdir(path)

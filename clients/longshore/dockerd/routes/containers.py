@@ -10,6 +10,7 @@ from longshore.dockerd.backend import attach, detach, frames, listing, prune, ti
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.engine import Engine, LogEntry
 from longshore.dockerd.http import Answer, Call, Hijacked, Route
+from longshore.dockerd.logs.reading import Span
 from longshore.dockerd.records import CreateBody
 
 
@@ -187,9 +188,9 @@ async def _attach(
 
 async def _replay(engine: Engine, live: Live, connection: attach.Connection, wishes: attach.Wishes) -> None:
     framed = frames.framing(not wishes.framed)
-    async for entry in engine.containers.logs(live, follow=False, tail=None):
-        if entry.stream in wishes.outputs:
-            await connection.write(framed(entry.stream, entry.line))
+    async for entries in engine.containers.logs(live, Span(None, 0, 0)):
+        wanted = [entry for entry in entries if entry.stream in wishes.outputs]
+        await connection.write(b"".join(framed(entry.stream, entry.line) for entry in wanted))
 
 
 async def logs(engine: Engine, call: Call) -> None:
@@ -198,23 +199,18 @@ async def logs(engine: Engine, call: Call) -> None:
     outputs = frozenset(name for name in ("stdout", "stderr") if call.flag(name))
     if not outputs:
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
-    entries = engine.containers.logs(
-        live,
-        follow=call.flag("follow"),
-        tail=_tail(call.query.get("tail", "")),
-        since_ns=times.parse(call.query.get("since", "")),
-        until_ns=times.parse(call.query.get("until", "")),
-    )
-    first = await anext(entries, None)  # a driver that can't be read is an error, no stream
+    since, until = (times.parse(call.query.get(name, "")) for name in ("since", "until"))
+    span = Span(_tail(call.query.get("tail", "")), since, until)
+    batches = engine.containers.logs(live, span, follow=call.flag("follow"))
     terminal = live.record.config.tty
-    answer = await call.stream(frames.content_type(terminal, call.version))
     framed = frames.framing(terminal)
     stamped, detailed = call.flag("timestamps"), call.flag("details")
-    entry = first
-    while entry is not None:
-        if entry.stream in outputs:
-            await answer.write(framed(entry.stream, _line(entry, stamped, detailed)))
-        entry = await anext(entries, None)
+    answer = await call.stream(frames.content_type(terminal, call.version))
+    async for entries in batches:
+        wanted = [entry for entry in entries if entry.stream in outputs]
+        if wanted:
+            lines = (framed(entry.stream, _line(entry, stamped, detailed)) for entry in wanted)
+            await answer.write(b"".join(lines))
 
 
 def _tail(text: str) -> int | None:

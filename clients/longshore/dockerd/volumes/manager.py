@@ -291,14 +291,15 @@ class Volumes(VolumeSource):
             self._mounters[name].add(container)
             return self.path(name)
 
-    async def unmount(self, name: str, container: str) -> None:
-        """The container has stopped; a volume that isn't there, or wasn't mounted for it, is fine."""
+    async def unmount(self, name: str, container: str) -> bool:
+        """The container has stopped; False if it isn't there or wasn't mounted for it, which is fine."""
         if container not in self._mounters.get(name, ()):
-            return
+            return False
         async with self._locked(name):
             self._mounters[name].discard(container)
             if not self._mounters[name]:
                 await self._unmount(name)
+        return True
 
     async def _mount(self, name: str, device: options.Device) -> None:
         path = self.path(name)

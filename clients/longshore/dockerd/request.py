@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus as Reasons
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -113,7 +116,7 @@ class Exchange:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         self.begun, self.status = True, status
-        pairs = [(name.encode(), value.encode()) for name, value in {**self._common, **headers}.items()]
+        pairs = [(name.encode(), value.encode()) for name, value in {**self._common, "Date": now(), **headers}.items()]
         return self._encoded(h11.Response(status_code=status, headers=pairs, reason=reason(status)))
 
     def _encoded(self, event: h11.Event) -> bytes:
@@ -122,6 +125,15 @@ class Exchange:
     async def _send(self, event: h11.Event) -> None:
         if data := self._encoded(event):
             await self.stream.write(data)
+
+
+def now() -> str:
+    return _date(int(time.time()))
+
+
+@lru_cache(1)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 def reason(status: int) -> bytes:

@@ -30,7 +30,7 @@ ROUTES = (
     Route("POST", "/swarm/init", unsupported),
     Route("POST", "/swarm/join", unsupported),
     Route("POST", "/swarm/leave", not_a_member),
-    Route("POST", "/swarm/unlock", not_a_member),
+    Route("POST", "/swarm/unlock", not_a_manager),
     Route("GET", "/swarm", not_a_manager),
     Route("GET", "/swarm/unlockkey", not_a_manager),
     Route("POST", "/swarm/update", not_a_manager),

@@ -18,7 +18,7 @@ _PING = {
 
 
 async def ping(engine: Engine, call: Call) -> Answer:
-    return Answer(200, b"OK", _PING, "text/plain; charset=utf-8")
+    return Answer(200, None if call.method == "HEAD" else b"OK", _PING, "text/plain; charset=utf-8")
 
 
 async def version(engine: Engine, call: Call) -> Answer:

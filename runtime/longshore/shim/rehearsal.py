@@ -13,9 +13,13 @@ files lie in a directory that is gone at the end.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,14 +46,20 @@ ROUNDS = 40
 SUCCEED = 13
 # Never a real process: the reaper is told of its end by us.
 INIT, EXEC = 0x7FFFFFF0, 0x7FFFFFF1
+_PREFIX = "longshore-"
+_NAME = re.compile(r"longshore-\d+-[0-9a-f]{12}")
+_SETTLED = 60.0  # seconds: longer than it takes to lock a folder that was just made
 _PROCESS = b'{"args": ["true"], "cwd": "/", "user": {"uid": 0, "gid": 0}}'
 
 
 def rehearse(directory: str) -> list[str]:
     """Play `ROUNDS` lives in a folder below `directory`; what failed, though it should not. Raises OSError."""
-    folder = f"{directory}/longshore-{os.getpid()}-{os.urandom(6).hex()}"
+    _sweep(directory)
+    folder = f"{directory}/{_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
     os.mkdir(folder, 0o700)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         os.mkfifo(f"{folder}/out")
         stage = _Stage(folder)
         try:
@@ -61,6 +71,24 @@ def rehearse(directory: str) -> list[str]:
         return stage.failures
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _sweep(directory: str) -> None:
+    """Remove what rehearsals left that were killed: old, ours, and locked by nobody (their lock went with them)."""
+    for entry in os.scandir(directory):
+        if not _NAME.fullmatch(entry.name):
+            continue
+        with contextlib.suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _SETTLED:
+                continue
+            fd = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(fd)
 
 
 def _nothing() -> None:

@@ -99,9 +99,11 @@ class Cache:
     async def _restored(
         self, source: Entry, above: Entry | None, history: Sequence[Document], done: Document
     ) -> ImageInfo:
-        step = history[-1]
-        place = sum(1 for entry in history[:-1] if not entry.get("empty_layer"))
-        facts = source.facts
+        step, facts = history[-1], source.facts
+        # Counted from the end: the first layers may have no history.
+        whole = facts.config.get("history") or []
+        later = sum(1 for entry in whole[len(history) :] if not entry.get("empty_layer"))
+        place = len(facts.diff_ids) - later - 1
         layer = None
         if not step.get("empty_layer"):
             layer = making.Layer(facts.layers[place], facts.diff_ids[place])

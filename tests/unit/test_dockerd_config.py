@@ -67,6 +67,8 @@ def test_flags(tmp_path: Path, flags: list[str], name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("document", "name", "value"),
     (
+        ({"storage-driver": "overlay2"}, "storage_driver", "overlayfs"),
+        ({"exec-opts": ["native.cgroupdriver=cgroupfs"]}, "exec_opts", ["native.cgroupdriver=cgroupfs"]),
         ({"hosts": ["unix:///a"]}, "hosts", ["unix:///a"]),
         ({"log-opts": {"max-size": "1m"}}, "log_opts", {"max-size": "1m"}),
         ({"registry-mirrors": ["https://m"]}, "registry_mirrors", ["https://m"]),
@@ -113,6 +115,12 @@ def test_file(tmp_path: Path, document: Any, name: str, value: Any) -> None:
         ({"labels": ["a=1", "a=2"]}, [], "conflict labels for a=2 and a=1"),
         ({"runtimes": {"runc": {"path": "x"}}}, [], "runtime name 'runc' is reserved"),
         ({"max-concurrent-downloads": -1}, [], "invalid max concurrent downloads: -1"),
+        ({"storage-driver": "btrfs"}, [], "driver not supported: btrfs"),
+        ({"storage-opts": ["overlay2.size=1G"]}, [], "storage options are not supported: overlay2.size=1G"),
+        ({"exec-opts": ["native.cgroupdriver=systemd"]}, [], "exec options are not supported"),
+        ({"selinux-enabled": True}, [], "selinux-enabled: not supported"),
+        ({"log-driver": "syslog"}, [], "logger: no log driver named 'syslog' is registered"),
+        ({"default-runtime": "kata"}, [], "specified default runtime 'kata' does not exist"),
         ({"default-cgroupns-mode": "x"}, [], "default-cgroupns-mode"),
         ({}, ["--bridge", "br0", "--bip", "10.0.0.1/24"], "mutually exclusive"),
     ),

@@ -7,13 +7,15 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from longshore.api import errors
 from longshore.dockerd import server as http
@@ -529,4 +531,33 @@ async def test_a_body_cut_short_is_no_body(kind: str) -> None:
     await run(kind, session)
 
 
-Handler = Callable[[Engine, Call], Awaitable[Answer | None]]
+PIECES = (
+    b"GET /images/json HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /echo HTTP/1.1\r\nHost: x\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n",
+    b"POST /create HTTP/1.1\r\nHost: x\r\n",
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b"\r\n",
+    b"5\r\n12345\r\n",
+    b"0\r\n\r\n",
+    b"GET /v1.40/images/%ff%00/json?a=%zz&filters={ HTTP/1.0\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"HEAD /lines HTTP/1.1\r\nHost: x\r\n\r\n",
+)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=60), st.sampled_from(PIECES)), max_size=8))
+def test_nonsense_ends_in_an_answer_or_a_close(pieces: list[bytes]) -> None:
+    def session(served: Served) -> None:
+        with served.connect() as raw:
+            try:
+                raw.send(b"".join(pieces))
+                raw.half_close()
+                raw.everything()
+            except ConnectionError:
+                pass
+        with served.connect() as raw:
+            assert raw.ask("GET", "/images/json")[0] == 200
+
+    asyncio.run(run("unix", session))

@@ -15,13 +15,12 @@ from typing import Any, Final
 
 from longshore.api import errors
 from longshore.dockerd import identity, routing
-from longshore.dockerd.config import Config
+from longshore.dockerd.config import LOG_DRIVERS, Config
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.version import COMMIT, VERSION
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 INDEX: Final = "https://index.docker.io/v1/"
-LOG_DRIVERS: Final = ("json-file", "local", "none")
 NETWORK_DRIVERS: Final = ("bridge", "host", "macvlan", "null")
 
 
@@ -240,7 +239,7 @@ def _host(config: Config) -> dict[str, Any]:
     abilities = _unified(config) if unified else _hierarchies()
     return {
         **abilities,
-        "CgroupDriver": "systemd" if "native.cgroupdriver=systemd" in config.exec_opts else "cgroupfs",
+        "CgroupDriver": "cgroupfs",
         "CgroupVersion": "2" if unified else "1",
         "IPv4Forwarding": _read("/proc/sys/net/ipv4/ip_forward") != "0",
         "BridgeNfIptables": _read("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1",

@@ -20,6 +20,7 @@ from longshore.api.errors import InvalidArgument
 
 DEFAULT_FILE: Final = "/etc/docker/daemon.json"
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
+LOG_DRIVERS: Final = ("json-file", "local", "none")
 DEFAULT_CONTAINERD: Final = "/run/containerd/containerd.sock"
 
 
@@ -431,10 +432,36 @@ def _check(config: Config) -> None:
         if getattr(config, name) < 0:
             raise InvalidArgument(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
     _check_modes(config)
+    _check_support(config)
     if "runc" in config.runtimes:
         raise InvalidArgument("runtime name 'runc' is reserved")
     if config.bridge and config.bridge != "none" and config.bip:
         raise InvalidArgument("You specified -b & --bip, mutually exclusive options. Please specify only one")
+
+
+def _check_support(config: Config) -> None:
+    """Refuse what we don't have and what would change how containers are kept in: ignoring it would be a lie."""
+    if config.storage_driver in _DRIVERS:
+        config.storage_driver = "overlayfs"
+    else:
+        raise InvalidArgument(f"driver not supported: {config.storage_driver}: images are kept by overlayfs")
+    if unknown := [option for option in config.storage_opts if not option.startswith(_NO_OPTION)]:
+        raise InvalidArgument(f"storage options are not supported: {', '.join(unknown)}")
+    if unknown := [option for option in config.exec_opts if option != "native.cgroupdriver=cgroupfs"]:
+        raise InvalidArgument(
+            f"exec options are not supported: {', '.join(unknown)}: cgroups are made by cgroupfs"
+        )
+    if config.selinux_enabled:
+        raise InvalidArgument("selinux-enabled: not supported by this daemon")
+    if config.log_driver not in LOG_DRIVERS:
+        raise InvalidArgument(f"logger: no log driver named '{config.log_driver}' is registered")
+    runtime = config.default_runtime
+    if runtime not in ("runc", *config.runtimes) and not runtime.startswith(("io.containerd.", "/")):
+        raise InvalidArgument(f"specified default runtime '{runtime}' does not exist")
+
+
+_DRIVERS: Final = ("overlayfs", "overlay2")
+_NO_OPTION: Final = "overlay2.override_kernel_check="
 
 
 def _check_modes(config: Config) -> None:

@@ -155,7 +155,7 @@ class Connection:
         if not self._http.trailing_data[0]:
             _state(_IDLE)
             self._http.receive_data(await self._stream.read())
-            _state(_BUSY)
+        _state(_BUSY)
         async with asyncio.timeout(HEAD_SECONDS):
             event = await exchange.event()
             if not isinstance(event, h11.Request):

@@ -33,7 +33,9 @@ async def events(engine: Engine, call: Call) -> None:
     filters = call.filters(FILTERS)
     since, until = _time(call, "since"), _time(call, "until")
     if since and until and since > until:
-        raise errors.InvalidArgument("`since` time cannot be after `until` time")
+        raise errors.InvalidArgument(
+            f"`since` time ({call.query['since']}) cannot be after `until` time ({call.query['until']})"
+        )
     async with engine.events.subscribe(since, until, filters) as happening:
         answer = await call.stream()
         async for event in happening:

@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,10 +34,10 @@ _ENDS_WITHIN: Final = 2.0
 
 
 class Proxies:
-    """`path` "" is our own program."""
+    """`path` "" is our own program; `folder` is where they work, and this dockerd's alone."""
 
-    def __init__(self, zygote: Zygote, path: str = "") -> None:
-        self._zygote, self._path = zygote, path
+    def __init__(self, zygote: Zygote, folder: str, path: str = "") -> None:
+        self._zygote, self._folder, self._path = zygote, folder, path
         self._children: dict[int, subprocess.Popen[bytes]] = {}
 
     async def start(self, bound: Sequence[Bound], started: list[Proxy]) -> None:
@@ -57,7 +57,8 @@ class Proxies:
                 each.holder.close()
 
     async def _fork(self, batch: Sequence[Bound], started: list[Proxy]) -> None:
-        arguments = [_arguments(each.mapping) for each in batch]
+        wanted = [_arguments(each.mapping) for each in batch]
+        arguments = {"folder": self._folder, "proxies": wanted}
         fds = [each.holder.fileno() for each in batch]
         try:
             answers = await self._zygote.call(_WORKER, arguments, fds)
@@ -109,9 +110,25 @@ class Proxies:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[status],
                 start_new_session=True,
+                cwd=self._folder,
             )
         except OSError as error:
             raise ServerError(f"Error starting userland proxy: {error}") from error
+
+    async def end_strays(self, known: Iterable[Proxy]) -> None:
+        """Those of this dockerd that nobody knows: it was killed between starting them and writing that down."""
+        strays = await asyncio.to_thread(self._strays, {proxy.pid for proxy in known})
+        await self.stop(strays)
+
+    def _strays(self, known: set[int]) -> list[Proxy]:
+        names = {"docker-proxy", os.path.basename(self._path)[:15]}
+        folder = os.path.realpath(self._folder)
+        found = []
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+            with suppress(OSError):
+                if pid not in known and os.readlink(f"/proc/{pid}/cwd") == folder and _name_of(pid) in names:
+                    found.append(Proxy(mapping=_NOWHERE, pid=pid, start_time=processes.start_time(pid)))
+        return found
 
     def is_alive(self, proxy: Proxy) -> bool:
         with suppress(ProcessLookupError):
@@ -127,6 +144,14 @@ class Proxies:
             child = self._children.pop(proxy.pid, None)
             if child is not None:
                 await asyncio.to_thread(child.wait)
+
+
+_NOWHERE: Final = Mapping(protocol="", host_ip="", host_port=0, container_ip="", container_port=0)
+
+
+def _name_of(pid: int) -> str:
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip()
 
 
 def _arguments(mapping: Mapping) -> dict[str, Any]:

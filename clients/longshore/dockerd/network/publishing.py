@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from longshore.api import errors
@@ -29,7 +29,7 @@ class Publishing:
     def __init__(self, settings: Settings, firewalls: dict[int, Firewall], zygote: Zygote) -> None:
         self._settings, self._firewalls = settings, firewalls
         self._ports = Ports()
-        self._proxies = Proxies(zygote, settings.userland_proxy_path)
+        self._proxies = Proxies(zygote, f"{settings.exec_root}/network", settings.userland_proxy_path)
         # Sockets that only keep a port from others, where no proxy does.
         self._held: dict[Mapping, socket.socket] = {}
 
@@ -107,6 +107,10 @@ class Publishing:
                 if holder is not None:
                     holder.close()
                 self._ports.release(mapping)
+
+    async def end_strays(self, endpoints: Iterable[Endpoint]) -> None:
+        """After a restart, when everything that is known was taken over or undone."""
+        await self._proxies.end_strays(proxy for each in endpoints for proxy in each.proxies)
 
     async def take_over(self, network: Network, endpoint: Endpoint) -> None:
         """After a restart: what runs goes on, what doesn't is started again."""

@@ -93,6 +93,8 @@ class Sandboxes:
                     await self._take_over(sandbox)
             except (OSError, errors.Error) as error:
                 log.error("a container's network", container=sandbox.container, error=str(error))
+        endpoints = [each for sandbox in self._by_container.values() for each in sandbox.endpoints]
+        await self._publishing.end_strays(endpoints)
 
     async def _take_over(self, sandbox: Sandbox) -> None:
         self._by_container[sandbox.container] = sandbox

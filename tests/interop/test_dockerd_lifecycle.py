@@ -123,14 +123,38 @@ def test_a_command_that_cannot_be_run(docker: OurDockerd, command: str, code: in
     assert docker.containerd.go_ctr("--namespace", "moby", "containers", "ls", "-q").stdout == ""
 
 
-def test_a_failed_start_leaves_nothing(docker: OurDockerd) -> None:
-    before = docker.host.run(["sh", "-c", "ls /run/docker/netns /run/docker/logs; ip -o link | wc -l"]).stdout
-    for _ in range(3):
-        status(docker, "run", "--rm", BUSYBOX, "no-such-program")
-        status(docker, "run", "--rm", "--device", "/dev/no-such", BUSYBOX, "true")
+LEFT = """
+ls /run/docker/netns /run/docker/logs /run/docker/network 2>/dev/null
+ip -o link | cut -d: -f2 | grep veth
+ls /run/d/containers
+"""
+FAILING = (
+    (BUSYBOX, "no-such-program"),  # the runtime
+    ("--device", "/dev/no-such", BUSYBOX, "true"),  # the specification
+    ("--user", "nobody-knows", BUSYBOX, "true"),
+    ("--network", "no-such", BUSYBOX, "true"),  # the network
+    ("--publish", "1:1", "--publish", "1:2", BUSYBOX, "true"),  # a port
+    ("--workdir", "/etc/passwd", BUSYBOX, "true"),
+    ("--volume", "/proc/1/no/such:/x", BUSYBOX, "true"),  # a mount
+    ("--sysctl", "kernel.no.such=1", BUSYBOX, "true"),
+)
+
+
+@pytest.mark.parametrize("words", FAILING, ids=" ".join)
+def test_a_failed_start_leaves_nothing(docker: OurDockerd, words: tuple[str, ...]) -> None:
+    def left() -> str:
+        moby = ("--namespace", "moby")
+        found = docker.host.run(["sh", "-c", LEFT]).stdout
+        for noun in ("containers", "tasks"):
+            found += docker.containerd.go_ctr(*moby, noun, "ls", "-q").stdout
+        return found + docker.containerd.go_ctr(*moby, "snapshots", "ls").stdout
+
+    docker("run", "--rm", BUSYBOX, "true")  # the first one makes folders
+    before = left()
+    code, _, errors = status(docker, "run", "--rm", *words)
+    assert code in (125, 126, 127) and errors
     assert docker("ps", "--all", "--quiet").stdout == ""
-    after = docker.host.run(["sh", "-c", "ls /run/docker/netns /run/docker/logs; ip -o link | wc -l"]).stdout
-    assert after == before
+    assert left() == before
 
 
 # -- exec

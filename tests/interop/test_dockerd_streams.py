@@ -264,7 +264,6 @@ async def test_statuses(docker: OurDockerd, api: aiohttp.ClientSession) -> None:
         ({"Image": "nope"}, 404, "No such image: nope:latest"),
         ({"Image": BUSYBOX, "StopSignal": "RAIN"}, 400, "Invalid signal: RAIN"),
         ({"Image": BUSYBOX, "HostConfig": {"Runtime": "nope"}}, 400, "unknown or invalid runtime name: nope"),
-        ({"Image": BUSYBOX, "HostConfig": {"NetworkMode": "nope"}}, 404, "network nope not found"),
     ],
 )
 async def test_create_refuses(
@@ -274,3 +273,11 @@ async def test_create_refuses(
     assert answer[0] == status and words in answer[1]
     assert docker("ps", "--all", "--quiet").stdout == ""
     assert docker.host.run(["ls", "/run/d/containers"]).stdout == ""
+
+
+async def test_a_network_that_is_not_there_is_the_starts_complaint(
+    docker: OurDockerd, api: aiohttp.ClientSession
+) -> None:
+    id = await create(api, "true", HostConfig={"NetworkMode": "nope"})
+    assert await ask(api, "POST", f"/containers/{id}/start") == (404, "network nope not found")
+    assert docker.inspect(id, ".State.ExitCode") == "128"

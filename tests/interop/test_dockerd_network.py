@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -249,6 +250,40 @@ def test_killed_dockerd(docker: OurDockerd) -> None:
     serve(docker, "next", "--network", "n1", "--publish", "8081:80")
     assert settings(docker, "next")["Networks"]["n1"]["IPAddress"] == "10.9.0.3"
     eventually(lambda: fetched(docker, "http://127.0.0.1:8081/") == "next")
+
+
+def plans(docker: OurDockerd) -> bool:
+    return bool(docker.host.run(["ls", "/run/docker/network"]).stdout)
+
+
+MOMENTS: dict[str, Callable[[OurDockerd], bool]] = {
+    "planned": plans,
+    "proxied": lambda docker: any("docker-proxy" in line for line in processes(docker)),
+    "translated": lambda docker: any("DNAT" in line for line in rules(docker, "nat")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_containers_join(docker: OurDockerd, moment: str) -> None:
+    flags = ("--detach", "--stop-timeout", "0")
+    commands = [
+        [str(docker.cli), "run", *flags, "--publish", f"{port}:80", BUSYBOX, "sleep", "1000"]
+        for port in range(9000, 9005)
+    ]
+    runs = [
+        subprocess.Popen(
+            command, env=docker.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for command in commands
+    ]
+    eventually(lambda: MOMENTS[moment](docker))
+    docker.kill9()
+    for run in runs:
+        run.wait()
+    docker.start()
+    running = len(docker.running())
+    assert len([line for line in rules(docker, "nat") if "DNAT" in line]) == running
+    assert len([line for line in processes(docker) if "docker-proxy" in line]) == 2 * running
 
 
 def test_events_and_removal(docker: OurDockerd) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import Error, NotFound
+from longshore.api.errors import Error, InvalidArgument, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import AsyncClient, oci
 from longshore.client.images import Record
+from longshore.dockerd.backend import times
 from longshore.dockerd.images import names
 from longshore.dockerd.images.names import Reference
 
@@ -37,6 +38,8 @@ class Facts(NamedTuple):
     layers: tuple[Descriptor, ...]
     diff_ids: tuple[str, ...]
     chain: tuple[str, ...]
+    created_ns: int = 0
+    """When it was made; 0 if it doesn't say."""
 
     @property
     def chain_id(self) -> str:
@@ -100,7 +103,10 @@ class Catalogue:
         listed = sorted(records, key=lambda record: record.name)
         found: dict[str, Entry] = {}
         self._forget(listed)
-        for record, facts in zip(listed, await asyncio.gather(*map(self.look, listed)), strict=True):
+        unknown = [record for record in listed if _key(record) not in self._facts]
+        read = dict(zip(map(_key, unknown), await asyncio.gather(*map(self.look, unknown)), strict=True))
+        for record in listed:
+            facts = self._facts.get(_key(record)) or read.get(_key(record))
             if facts is None:
                 continue
             entry = found.setdefault(facts.id, Entry(facts))
@@ -171,8 +177,16 @@ class Catalogue:
         if len(layers) != len(diff_ids):
             raise ValueError(f"{manifest.digest} is no image of a container")
         target = Descriptor(media_type=manifest.media_type, digest=manifest.digest, size=manifest.size)
+        chain = tuple(oci.chain_ids(diff_ids))
         return Facts(
-            config_blob.digest, target, config_blob, config, layers, diff_ids, tuple(oci.chain_ids(diff_ids))
+            config_blob.digest,
+            target,
+            config_blob,
+            config,
+            layers,
+            diff_ids,
+            chain,
+            moment(config.get("created")),
         )
 
     async def document(self, blob: Descriptor) -> dict[str, Any]:
@@ -183,9 +197,14 @@ class Catalogue:
     async def size(self, facts: Facts) -> int:
         """Bytes of the unpacked layers; of the packed ones, if it isn't unpacked."""
         try:
-            return sum(await asyncio.gather(*map(self.layer_size, facts.chain)))
+            return sum([await self.layer_size(chain_id) for chain_id in facts.chain])
         except NotFound:
             return facts.packed_size
+
+    async def measure(self, entries: Iterable[Entry]) -> None:
+        """Ask for the sizes of all their layers that aren't known, many at a time."""
+        unknown = {chain for entry in entries for chain in entry.facts.chain if chain not in self._sizes}
+        await asyncio.gather(*map(self.layer_size_or_0, unknown))
 
     async def layer_size(self, chain_id: str) -> int:
         """Bytes of one unpacked layer. Raises NotFound."""
@@ -202,6 +221,16 @@ class Catalogue:
             return await self.layer_size(chain_id)
         except NotFound:
             return 0
+
+
+def moment(text: object) -> int:
+    """Nanoseconds of an RFC 3339 time as others write it; 0 for what is none, or lies before 1970."""
+    if not isinstance(text, str):
+        return 0
+    try:
+        return max(times.parse(text), 0)
+    except InvalidArgument:
+        return 0
 
 
 def _key(record: Record) -> tuple[str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from longshore.api.errors import InvalidArgument
 from longshore.dockerd.backend import times
 from longshore.dockerd.http import Version
-from longshore.dockerd.images.catalogue import SNAPSHOTTER, Entry, Facts
+from longshore.dockerd.images.catalogue import SNAPSHOTTER, Entry, Facts, moment
 
 # Since these versions a member is gone or looks otherwise.
 NO_PLACEHOLDERS: Final[Version] = (1, 43)
@@ -49,21 +48,6 @@ class Extras(NamedTuple):
     shared: int = -1
 
 
-def created_ns(facts: Facts) -> int:
-    """When it was made; 0 if it doesn't say."""
-    return moment(facts.config.get("created"))
-
-
-def moment(text: object) -> int:
-    """Nanoseconds of an RFC 3339 time as others write it; 0 for what is none, or lies before 1970."""
-    if not isinstance(text, str):
-        return 0
-    try:
-        return max(times.parse(text), 0)
-    except InvalidArgument:
-        return 0
-
-
 def full_config(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """A configuration with every member that clients expect."""
     return None if config is None else {**_CONFIG, **config}
@@ -76,7 +60,7 @@ def summary(entry: Entry, extras: Extras, version: Version) -> dict[str, Any]:
         tags, digests = _NOBODY
     found: dict[str, Any] = {
         "Containers": extras.containers,
-        "Created": created_ns(entry.facts) // times.SECOND,
+        "Created": entry.facts.created_ns // times.SECOND,
         "Id": entry.id,
         "Labels": entry.facts.labels or None,
         "ParentId": extras.parent,

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from longshore.api.errors import InvalidArgument
 from longshore.dockerd.backend import times
-from longshore.dockerd.images import documents, names
+from longshore.dockerd.images import names
 from longshore.dockerd.images.catalogue import Entry
 from longshore.dockerd.images.names import Reference
 
@@ -30,7 +30,7 @@ class Selection(NamedTuple):
 
     def takes(self, entry: Entry) -> bool:
         """Everything but `dangling` and `patterns`, which depend on names."""
-        made = documents.created_ns(entry.facts)
+        made = entry.facts.created_ns
         if (self.before_ns and made >= self.before_ns) or (self.since_ns and made <= self.since_ns):
             return False
         labels = entry.facts.labels
@@ -85,4 +85,4 @@ def _match(text: str, pattern: str) -> bool:
 
 
 def newest_first(entries: Sequence[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: documents.created_ns(entry.facts), reverse=True)
+    return sorted(entries, key=lambda entry: entry.facts.created_ns, reverse=True)

@@ -20,7 +20,7 @@ from longshore.client.unpack import UNCOMPRESSED_LABEL
 from longshore.dockerd.backend import times
 from longshore.dockerd.engine import ImageInfo
 from longshore.dockerd.images import names as naming
-from longshore.dockerd.images.catalogue import SNAPSHOTTER, Facts
+from longshore.dockerd.images.catalogue import SNAPSHOTTER, Facts, moment
 
 if TYPE_CHECKING:
     from longshore.dockerd.images.store import Images
@@ -83,7 +83,16 @@ async def assemble(
     await client.content.write(f"config-{config_blob.digest}", data)
     await client.content.write(f"manifest-{manifest.digest}", packed, labels=oci.gc_labels(document))
     chain = tuple(oci.chain_ids(diff_ids))
-    facts = Facts(config_blob.digest, manifest, config_blob, whole, tuple(layers), tuple(diff_ids), chain)
+    facts = Facts(
+        config_blob.digest,
+        manifest,
+        config_blob,
+        whole,
+        tuple(layers),
+        tuple(diff_ids),
+        chain,
+        moment(whole["created"]),
+    )
     await images.unpack(facts, client)
     return facts
 

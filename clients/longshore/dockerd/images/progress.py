@@ -32,7 +32,7 @@ def bar(current: int, total: int) -> str:
     done = int(current / total * 100) // 2
     head = ">" if done < _WIDTH else ""
     drawn = "=" * done + head + " " * (_WIDTH - done - len(head))
-    return f"[{drawn}]  {size(current):>8}/{size(total)}"
+    return f"[{drawn}] {size(current):>8}/{size(total)}"
 
 
 def line(status: str, digest: str, current: int = 0, total: int = 0) -> Line:

@@ -17,7 +17,7 @@ from longshore.api.errors import DataLoss, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import AsyncClient, oci
 from longshore.client.archive import LAYOUT
-from longshore.dockerd.images import documents, names
+from longshore.dockerd.images import names
 from longshore.dockerd.images.catalogue import Entry, Facts
 from longshore.dockerd.images.names import Reference
 
@@ -72,7 +72,7 @@ async def save(images: Images, chosen: Sequence[Chosen]) -> AsyncIterator[bytes]
                 if blob.digest in written:
                     continue
                 written.add(blob.digest)
-                async for block in _blob(client, blob, documents.created_ns(image.facts) // 10**9):
+                async for block in _blob(client, blob, image.facts.created_ns // 10**9):
                     yield block
         for name, document in _explained(chosen).items():
             data = msgspec.json.encode(document)

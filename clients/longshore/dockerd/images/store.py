@@ -150,12 +150,13 @@ class Images(ImageSource):
         """Newest first; `every` shows the intermediate images of builds too, `shared` sums common layers up."""
         selection = await self._selection(filters)
         entries = await self.catalogue.entries()
+        await self.catalogue.measure(entries.values())
         chosen = []
         for entry in listing.newest_first(list(entries.values())):
             found = listing.narrowed(entry, selection.patterns)
             if found is not None and selection.takes(found) and self._shown(found, selection.dangling, every):
                 chosen.append(found)
-        extras = await asyncio.gather(*map(self._extras, chosen))
+        extras = [await self._extras(entry) for entry in chosen]
         if shared:
             counts = Counter(chain_id for entry in entries.values() for chain_id in entry.facts.chain)
             extras = [
@@ -180,8 +181,8 @@ class Images(ImageSource):
         return dangling is not False and (every or not self.children(entry.id))
 
     async def _selection(self, filters: Mapping[str, Sequence[str]]) -> listing.Selection:
-        before = [documents.created_ns((await self.find(name)).facts) for name in filters.get("before") or ()]
-        since = [documents.created_ns((await self.find(name)).facts) for name in filters.get("since") or ()]
+        before = [(await self.find(name)).facts.created_ns for name in filters.get("before") or ()]
+        since = [(await self.find(name)).facts.created_ns for name in filters.get("since") or ()]
         until = listing.until(filters)
         return listing.Selection(
             listing.boolean(filters, "dangling"),

@@ -28,7 +28,18 @@ STACKS: dict[str, Callable[[], AbstractContextManager[AnyDockerd]]] = {
 }
 
 # How a line begins -> why our answer is another one.
-DIFFERENT: dict[str, str] = {}
+DIFFERENT = {
+    "image inspect no-such": "20.10 says it twice; these are the words since 23",
+    "run --rm --volume x:not-absolute": "a target that isn't absolute is refused, as the documentation says",
+    "ps --filter nonsense=1": "the words since 23 begin with a small letter",
+    "inspect --format '{{.HostConfig.NetworkMode}}": "images and roots are containerd's, whose overlay is overlayfs",
+    "inspect --format '{{json .HostConfig}}' box": "two more masked paths: /proc/interrupts and powercap, as in 28",
+    "exec box no-such-program": "127, as `docker run` has it, and `docker exec` since 23",
+    "exec --privileged box true": "Go's runc can't give capabilities that root itself lacks here; ours gives the rest",
+    "cp box:/etc/passwd -": "the tar names no users and no file types beside its own: only numbers are true in there",
+    "run --rm --network inner base": "an internal network has no default route since 23",
+    "info --format '{{json .Plugins.Volume}}": "no overlay (it needs a swarm) and no ipvlan",
+}
 
 
 def play(stack: AbstractContextManager[AnyDockerd]) -> dict[int, Said]:

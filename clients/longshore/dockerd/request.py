@@ -116,7 +116,10 @@ class Exchange:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> bytes:
         self.begun, self.status = True, status
-        pairs = [(name.encode(), value.encode()) for name, value in {**self._common, "Date": now(), **headers}.items()]
+        pairs = [
+            (name.encode(), value.encode())
+            for name, value in {**self._common, "Date": now(), **headers}.items()
+        ]
         return self._encoded(h11.Response(status_code=status, headers=pairs, reason=reason(status)))
 
     def _encoded(self, event: h11.Event) -> bytes:
@@ -275,10 +278,13 @@ class Request:
 
     async def hijack(self, content_type: str) -> Taken:
         upgrade = self.headers.get("upgrade", "")
-        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-        if not upgrade:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
-        return await self._take(101 if upgrade else 200, f"{head}\r\n".encode("latin-1"))
+        lines = ["HTTP/1.1 200 OK"]
+        if upgrade:
+            protocol = "h2c" if upgrade.lower() == "h2c" else "tcp"
+            lines = ["HTTP/1.1 101 UPGRADED", "Connection: Upgrade", f"Upgrade: {protocol}"]
+        if content_type:
+            lines.append(f"Content-Type: {content_type}")
+        return await self._take(101 if upgrade else 200, "\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     async def websocket(self) -> websocket.WebSocket:
         taken = await self._take(101, websocket.handshake(self.headers))

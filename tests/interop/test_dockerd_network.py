@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from support import goparts, require
+from support.dockerd import PARTS as DEBIANS
+from support.dockerd import AnyDockerd, Dockerd
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
 from support.process import eventually
 
@@ -56,7 +58,7 @@ def processes(docker: OurDockerd) -> list[str]:
     return docker.host.run(["ps", "-eo", "pid,comm,args"]).stdout.splitlines()
 
 
-def rules(docker: OurDockerd, table: str, tool: str = "iptables") -> list[str]:
+def rules(docker: AnyDockerd, table: str, tool: str = "iptables") -> list[str]:
     done = docker.host.run([goparts.path(tool), "-t", table, "-S"])
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -250,6 +252,39 @@ def test_killed_dockerd(docker: OurDockerd) -> None:
     serve(docker, "next", "--network", "n1", "--publish", "8081:80")
     assert settings(docker, "next")["Networks"]["n1"]["IPAddress"] == "10.9.0.3"
     eventually(lambda: fetched(docker, "http://127.0.0.1:8081/") == "next")
+
+
+FLAGS = {"userland-proxy": (), "hairpin": ("--userland-proxy=false",)}
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
+def test_same_rules_as_debians_dockerd(flags: Sequence[str]) -> None:
+    """Rule by rule and in the same order, on the host and in a container."""
+    require.root()
+    require.go(*PARTS, *DEBIANS)
+    with OurDockerd(flags=flags) as docker:
+        ours = layout(docker)
+    with Dockerd("real", flags=flags) as docker:
+        assert ours == layout(docker)
+
+
+def layout(docker: AnyDockerd) -> dict[str, list[str]]:
+    """The tables with some networks and ports; what the kernel chooses is taken out."""
+    option, name = "com.docker.network.bridge.enable_icc=false", "com.docker.network.bridge.name"
+    docker("network", "create", "--subnet", "10.5.0.0/24", "-o", f"{name}=br-one", "one")
+    docker("network", "create", "--subnet", "10.6.0.0/24", "-o", f"{name}=br-in", "--internal", "in")
+    docker("network", "create", "--subnet", "10.7.0.0/24", "-o", f"{name}=br-icc", "-o", option, "icc")
+    sleep = (BUSYBOX, "sleep", "1000")
+    flags = ("run", "--detach", "--stop-timeout", "0")
+    docker(*flags, "--publish", "8080:80", "--publish", "127.0.0.1:53:53/udp", *sleep)
+    docker(*flags, "--publish", "8081:80", "--network", "one", "--name", "named", *sleep)
+    docker(*flags, "--publish", "8082:80", "--network", "in", *sleep)
+    docker(*flags, "--name", "short", "--publish", "8083:80", "--network", "one", *sleep)
+    docker("rm", "--force", "short")
+    found = {table: rules(docker, table) for table in ("nat", "filter")}
+    enter = ["nsenter", "-n", "-t", docker.inspect("named", ".State.Pid")]
+    inside = docker.host.run([*enter, goparts.path("iptables"), "-t", "nat", "-S"]).stdout
+    return found | {"inside": re.sub(r"(11:|sport )\d+", r"\1PORT", inside).splitlines()}
 
 
 def plans(docker: OurDockerd) -> bool:

@@ -156,6 +156,11 @@ class Networks(NetworkSource):
             for network in await self._sandboxes.leave(container):
                 self._tell("disconnect", network, container.id)
 
+    def sandbox_key(self, container: str) -> str:
+        """Where the namespace of a container (by ID) is held; "" while it has none of its own."""
+        sandbox = self._sandboxes.get(container)
+        return sandbox.path if sandbox else ""
+
     def renamed(self, container: Container) -> None:
         """Its name in the record is another one now."""
         self._sandboxes.renamed(container.id, container.name)

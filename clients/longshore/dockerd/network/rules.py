@@ -75,23 +75,25 @@ class BridgeFacts(NamedTuple):
 def bridge(facts: BridgeFacts) -> Iterator[Rule]:
     """In the order in which they are to be made."""
     link = facts.link
-    between = "ACCEPT" if facts.communicate else "DROP"
+    between = Rule(FILTER, "FORWARD", f"-i {link} -o {link} -j ACCEPT", first=True)
+    if not facts.communicate:  # behind what lets some of them talk
+        between = Rule(FILTER, "FORWARD", f"-i {link} -o {link} -j DROP")
     if facts.internal:
         for subnet in facts.subnets:
             yield Rule(FILTER, "DOCKER-ISOLATION-STAGE-1", f"! -d {subnet} -i {link} -j DROP", first=True)
             yield Rule(FILTER, "DOCKER-ISOLATION-STAGE-1", f"! -s {subnet} -o {link} -j DROP", first=True)
-        yield Rule(FILTER, "FORWARD", f"-i {link} -o {link} -j {between}", first=True)
+        yield between
         return
     if facts.masquerade:
         target = f"SNAT --to-source {facts.source}" if facts.source else "MASQUERADE"
         for subnet in facts.subnets:
-            if facts.hairpin:
-                words = f"-o {link} -m addrtype --src-type LOCAL -j {target}"
-                yield Rule(NAT, "POSTROUTING", words, first=True)
             yield Rule(NAT, "POSTROUTING", f"-s {subnet} ! -o {link} -j {target}", first=True)
+        if facts.hairpin:
+            words = f"-o {link} -m addrtype --src-type LOCAL -j {target}"
+            yield Rule(NAT, "POSTROUTING", words, first=True)
     if not facts.hairpin:
         yield Rule(NAT, "DOCKER", f"-i {link} -j RETURN", first=True)
-    yield Rule(FILTER, "FORWARD", f"-i {link} -o {link} -j {between}", first=True)
+    yield between
     yield Rule(FILTER, "FORWARD", f"-i {link} ! -o {link} -j ACCEPT", first=True)
     yield Rule(FILTER, "FORWARD", f"-o {link} -j DOCKER", first=True)
     established = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"

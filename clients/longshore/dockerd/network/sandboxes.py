@@ -150,7 +150,7 @@ class Sandboxes:
         sandbox = Sandbox(container=container.id, name=container.name, mode=mode)
         sandbox.files = {target: f"{container.folder}/{name}" for target, name in files.NAMES.items()}
         if mode != "host":
-            sandbox.path = f"{self._settings.exec_root}/netns/{container.id}"
+            sandbox.path = f"{self._settings.exec_root}/netns/{container.id[:12]}"
         try:
             for network in self._wanted(container):
                 self._plan_endpoint(sandbox, container, network)
@@ -273,9 +273,8 @@ class Sandboxes:
         if found is not None:
             await self._publishing.publish(container, *found, lambda: self._files.write(sandbox))
 
-    @staticmethod
-    def _ports(container: Container, sandbox: Sandbox) -> dict[str, Any]:
-        if sandbox.mode == "host" or not sandbox.endpoints:
+    def _ports(self, container: Container, sandbox: Sandbox) -> dict[str, Any]:
+        if self._publisher(sandbox) is None:
             return {}
         return ports.described(container, [each for one in sandbox.endpoints for each in one.mappings])
 

@@ -142,3 +142,36 @@ def test_buildkit_is_told_where_to_go(docker: OurDockerd) -> None:
         check=True,
     )
     assert "DOCKER_BUILDKIT=0" in done.stdout
+
+
+LOOP = "trap 'exit 5' TERM; while :; do sleep 0.05; done"
+STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
+
+
+def test_a_stop_stops_containers_when_told_to() -> None:
+    with OurDockerd(flags=["--live-restore=false"]) as docker:
+        for name, policy, script in (
+            ("once", "no", LOOP),
+            ("always", "always", LOOP),
+            ("unless", "unless-stopped", LOOP),
+            ("stubborn", "no", STUBBORN),
+        ):
+            docker(
+                *("run", "-d", "--name", name, "--restart", policy, "--stop-timeout", "1"),
+                *(BUSYBOX, "sh", "-c", script),
+            )
+        assert docker.stop() == 0
+        docker.start()
+        process.eventually(lambda: docker.running() == {"always", "unless"})
+        assert docker.inspect("once", ".State.ExitCode") == "5"
+        assert docker.inspect("stubborn", ".State.ExitCode") == "137"
+
+
+def test_containers_survive_a_stop_otherwise() -> None:
+    with OurDockerd() as docker:
+        docker("run", "-d", "--name", "on", BUSYBOX, "sh", "-c", LOOP)
+        pid = docker.inspect("on", ".State.Pid")
+        assert docker.stop() == 0
+        docker.start()
+        assert docker.inspect("on", ".State.Pid") == pid
+        assert docker("exec", "on", "echo", "hi").stdout == "hi\n"

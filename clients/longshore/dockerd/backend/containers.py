@@ -93,7 +93,7 @@ class Containers:
     async def close(self, stop: bool = False, seconds: int | None = None) -> None:
         """Containers run on, unless `stop`. What is being done is finished first."""
         if stop:
-            self._exits.closing = True
+            self._exits.closing = self.stopping.closing = True
             ending = [self.stopping.end(live, seconds) for live in self.registry if live.alive]
             await asyncio.gather(*ending, return_exceptions=True)
         if self._work:
@@ -153,15 +153,19 @@ class Containers:
         await self._finished(self._remove(live, force, volumes))
 
     async def _remove(self, live: Live, force: bool, volumes: bool) -> None:
-        if live.alive:
-            live.kept = True  # this removes it, not --rm
-            with suppress(Conflict):
-                await self.stopping.kill(live)
-        async with live.lock:
-            self._removal.check(live, force)
-            if live.has_process:
-                raise Conflict(f"You cannot remove a running container {live.id}. It was started meanwhile")
-            await self._removal.remove(live, volumes)
+        live.kept = True  # this removes it, not --rm
+        try:
+            if live.alive:
+                with suppress(Conflict):
+                    await self.stopping.kill(live)
+            async with live.lock:
+                self._removal.check(live, force)
+                if live.has_process:
+                    words = f"You cannot remove a running container {live.id}. It was started meanwhile"
+                    raise Conflict(words)
+                await self._removal.remove(live, volumes)
+        finally:
+            live.kept = False
 
     def unlink(self, name: str) -> None:
         """`docker rm --link /parent/alias`. Raises NotFound, Conflict."""

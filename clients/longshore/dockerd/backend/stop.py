@@ -22,6 +22,8 @@ KILL_SECONDS = 10.0
 class Stopping:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self.closing = False
+        """dockerd stops its containers: that is nobody's wish, and policies bring them back with it."""
 
     # -- signals
 
@@ -71,7 +73,7 @@ class Stopping:
                 await self._resume(live)
 
     async def _meant_to_stop(self, live: Live) -> None:
-        if not live.record.state.manually_stopped:
+        if not live.record.state.manually_stopped and not self.closing:
             draft = live.draft()
             draft.state.manually_stopped = True
             if draft.host_config.restart_policy.name in ("", "no"):

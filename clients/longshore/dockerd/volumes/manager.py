@@ -330,18 +330,21 @@ class Volumes(VolumeSource):
         `mounts` shows the container's root (Snapshots.Mounts), in a worker's own
         namespace; or it is the directory `rootfs`. `places`: target -> volume.
         """
+        arguments: dict[str, Any] = {
+            "rootfs": rootfs,
+            "mounts": [[each.type, each.source, list(each.options), each.target] for each in mounts],
+            "scratch": self._scratch,
+        }
+        if any(options.device(self.get(name).options) for name in places.values()):
+            # Nothing is mounted for what there is nothing to copy into.
+            asked = {**arguments, "places": list(places)}
+            present = await self._zygote.call(f"{_WORKER}:present", asked)
+            places = {place: places[place] for place in present}
         for name in places.values():
             await self.mount(name, f"fill {container}")
         try:
-            await self._zygote.call(
-                f"{_WORKER}:fill",
-                {
-                    "rootfs": rootfs,
-                    "mounts": [[each.type, each.source, list(each.options), each.target] for each in mounts],
-                    "scratch": self._scratch,
-                    "copies": [[place, self.path(name)] for place, name in places.items()],
-                },
-            )
+            copies = [[place, self.path(name)] for place, name in places.items()]
+            await self._zygote.call(f"{_WORKER}:fill", {**arguments, "copies": copies})
         finally:
             for name in places.values():
                 await self.unmount(name, f"fill {container}")

@@ -24,17 +24,33 @@ def fill(arguments: dict[str, Any], fds: Sequence[int]) -> list[str]:
     Returns the places that were copied. A place that isn't there, or is no
     directory, is left alone. Links in the root stay within the root.
     """
-    path = arguments["rootfs"] or worker.mounted_at(
-        worker.mounts_of(arguments["mounts"]), arguments["scratch"]
-    )
-    root = os.open(path, _DIRECTORY)
+    root = _root(arguments)
     return [place for place, directory in arguments["copies"] if _copied(root, place, directory)]
 
 
-def _copied(root: int, place: str, directory: str) -> bool:
+def present(arguments: dict[str, Any], fds: Sequence[int]) -> list[str]:
+    """Those of ``places`` that are directories in a root file system, which is given as for `fill`."""
+    root = _root(arguments)
+    return [place for place in arguments["places"] if _opened(root, place) is not None]
+
+
+def _root(arguments: dict[str, Any]) -> int:
+    path = arguments["rootfs"] or worker.mounted_at(
+        worker.mounts_of(arguments["mounts"]), arguments["scratch"]
+    )
+    return os.open(path, _DIRECTORY)
+
+
+def _opened(root: int, place: str) -> int | None:
     try:
-        source = files.open_in_root(root, place, _DIRECTORY)
+        return files.open_in_root(root, place, _DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _copied(root: int, place: str, directory: str) -> bool:
+    source = _opened(root, place)
+    if source is None:
         return False
     target = os.open(directory, _DIRECTORY | os.O_NOFOLLOW)
     if os.listdir(target):

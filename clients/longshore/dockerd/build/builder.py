@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from longshore.api.errors import Error, NotFound
+from longshore.api.errors import Error, InvalidArgument, NotFound
+from longshore.client import oci
 from longshore.dockerd.build import context, instructions, lines, steps
 from longshore.dockerd.build.arguments import Arguments
 from longshore.dockerd.build.cache import Cache
@@ -211,7 +212,15 @@ class _Run:
             return earlier.image
         if name == SCRATCH:
             return None
-        return await self._work.image(name)
+        return await self._work.image(name, self._platform(planned.platform))
+
+    def _platform(self, text: str) -> oci.Platform | None:
+        """Of ``FROM --platform``; None where it says nothing."""
+        words = Expander(self._work.escape, self._arguments.globals()).word(text)
+        try:
+            return oci.parse_platform(words) if words else None
+        except ValueError as error:
+            raise InvalidArgument(f"failed to parse platform {words}: {error}") from None
 
     async def _triggers(self, stage: Stage) -> None:
         """What the base image's ONBUILDs ask for; they aren't handed on."""

@@ -11,6 +11,7 @@ import msgspec
 
 from longshore.api.errors import Error, NotFound
 from longshore.dockerd.archive import marks
+from longshore.dockerd.backend.create import Created
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.build import configs
 from longshore.dockerd.build.instructions import Run, refuse_flags
@@ -57,25 +58,40 @@ async def run(stage: Stage, step: Run) -> None:
 @asynccontextmanager
 async def _container(work: Work, config: ContainerConfig, image: ImageInfo | None) -> AsyncIterator[Live]:
     """Removed as the client wishes; always if the build is cancelled."""
-    made = await work.containers.create(
-        _body(config, work, image), image=image or ImageInfo("", {}, "", "", ())
-    )
+    made = await _create(work, config, image)
     live = made.live
     try:
         for warning in made.warnings:
             await work.output.say(f" ---> [Warning] {warning}\n")
         await work.output.say(f" ---> Running in {live.id[:12]}\n")
         yield live
+    except (ConnectionError, asyncio.CancelledError):
+        # The client is gone, and with it who could look at the container.
+        await _discard(work, live)
+        raise
     except Exception:
         if work.options.force_remove:
             await _remove(work, live.id)
         raise
-    except BaseException:
-        with suppress(Error):
-            await asyncio.shield(work.containers.remove(live.id, force=True, volumes=True))
-        raise
     if work.options.remove:
         await _remove(work, live.id)
+
+
+async def _create(work: Work, config: ContainerConfig, image: ImageInfo | None) -> Created:
+    """It is made as a whole even if we are cancelled meanwhile, and is removed then."""
+    of = image or ImageInfo("", {}, "", "", ())
+    creating = asyncio.ensure_future(work.containers.create(_body(config, work, image), image=of))
+    try:
+        return await asyncio.shield(creating)
+    except asyncio.CancelledError:
+        with suppress(Error):
+            await _discard(work, (await creating).live)
+        raise
+
+
+async def _discard(work: Work, live: Live) -> None:
+    with suppress(Error):
+        await work.containers.remove(live.id, force=True, volumes=True)
 
 
 async def _remove(work: Work, id: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from longshore.api.errors import NotFound
-from longshore.client import AsyncClient
+from longshore.client import AsyncClient, oci
 from longshore.dockerd.build.options import Options
 from longshore.dockerd.build.output import Output
 from longshore.dockerd.engine import ImageInfo
@@ -75,28 +75,25 @@ class Work:
             with suppress(NotFound):
                 await asyncio.shield(snapshots.remove(key))
 
-    async def image(self, name: str, *, local: bool = False) -> ImageInfo:
-        """By name; pulled if it isn't here, or if the client wishes so."""
-        if not local and self.options.pull and names.id_prefix(name) == "":
-            await self._pull(name)
+    async def image(self, name: str, platform: oci.Platform | None = None) -> ImageInfo:
+        """By name; pulled if it isn't here, or if the client wishes so. `platform` is by default the build's."""
+        platform = platform or self.options.platform
+        if self.options.pull and names.id_prefix(name) == "":
+            await self._pull(name, platform)
         try:
             found = await self.images.resolve(name)
         except NotFound:
-            if local:
-                raise
-            await self._pull(name)
+            await self._pull(name, platform)
             found = await self.images.resolve(name)
-        self._check_platform(name, found)
+        self._check_platform(name, found, platform)
         return found
 
-    async def _pull(self, name: str) -> None:
+    async def _pull(self, name: str, platform: oci.Platform | None) -> None:
         reference = names.parse(name)
-        lines = self.images.pull(reference, self.options.auth(reference), self.options.platform)
-        async for line in lines:
+        async for line in self.images.pull(reference, self.options.auth(reference), platform):
             await self.output.line(line)
 
-    def _check_platform(self, name: str, image: ImageInfo) -> None:
-        wanted = self.options.platform
+    def _check_platform(self, name: str, image: ImageInfo, wanted: oci.Platform | None) -> None:
         if wanted is None:
             return
         actual = f"{image.config.get('os')}/{image.config.get('architecture')}"

@@ -40,7 +40,9 @@ async def containerd(config: Config) -> AsyncIterator[AsyncClient]:
         config.containerd = child.address
         await child.start()
     try:
-        async with AsyncClient(config.containerd, config.containerd_namespace) as client:
+        # Pipes of execs; a folder of our own, which recovery may sweep.
+        pipes = os.path.join(config.exec_root, "fifo")
+        async with AsyncClient(config.containerd, config.containerd_namespace, fifo_dir=pipes) as client:
             await _answering(client)
             yield client
     finally:

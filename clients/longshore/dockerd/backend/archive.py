@@ -42,22 +42,22 @@ class Archives:
         self._parts = parts
         self._scratch = os.path.join(parts.config.data_root, "containers", ".view")
 
-    async def describe(self, live: Live, path: str) -> str:
-        """The header of HEAD. Raises NotFound: "Could not find the file PATH in container NAME"."""
+    async def describe(self, live: Live, name: str, path: str) -> str:
+        """HEAD's header. NotFound: "Could not find the file PATH in container NAME", as the client calls it."""
         async with self._held(live) as where:
             try:
                 return header(await self._call("describe", where | {"path": path}))
             except WorkerError as error:
-                raise _refusal(error, live, path) from error
+                raise _refusal(error, name, path) from error
 
     @asynccontextmanager
-    async def packed(self, live: Live, path: str) -> AsyncIterator[Packed]:
+    async def packed(self, live: Live, name: str, path: str) -> AsyncIterator[Packed]:
         """Statistics and archive of a path. Errors as `describe`'s, before the first block."""
         async with self._held(live) as where, self._output("pack", where | {"path": path}) as reading:
             try:
                 line, rest = await _line(reading)
             except WorkerError as error:
-                raise _refusal(error, live, path) from error
+                raise _refusal(error, name, path) from error
             yield Packed(header(json.loads(line)), _joined(rest, reading))
         self._parts.publish(live, "archive-path")
 
@@ -86,7 +86,7 @@ class Archives:
         return found
 
     async def unpack(
-        self, live: Live, path: str, body: AsyncIterator[bytes], *, strict: bool, owned: bool
+        self, live: Live, name: str, path: str, body: AsyncIterator[bytes], *, strict: bool, owned: bool
     ) -> None:
         """The archive `body` into the directory `path`.
 
@@ -101,7 +101,7 @@ class Archives:
             try:
                 await self._feed("unpack", where | wishes, body)
             except WorkerError as error:
-                raise _refusal(error, live, path, "extraction point is not a directory") from error
+                raise _refusal(error, name, path, "extraction point is not a directory") from error
         self._parts.publish(live, "extract-to-dir")
 
     # -- where
@@ -252,10 +252,10 @@ async def _drain(body: AsyncIterator[bytes]) -> None:
             return
 
 
-def _refusal(error: WorkerError, live: Live, path: str, not_directory: str = "not a directory") -> Error:
+def _refusal(error: WorkerError, name: str, path: str, not_directory: str = "not a directory") -> Error:
     """The client's error of a worker's."""
     if error.kind in ("FileNotFoundError", "ProcessLookupError"):
-        return NotFound(f"Could not find the file {path} in container {live.record.name}")
+        return NotFound(f"Could not find the file {path} in container {name}")
     if error.kind == "NotADirectoryError":
         return InvalidArgument(not_directory)
     if error.kind == "Refused" and "read-only" in error.message:

@@ -158,10 +158,10 @@ class Attaching:
         wishes: Wishes,
     ) -> None:
         """Wait for the stream if need be, then join."""
+        self._parts.publish(live, "attach")
         attachment = await self._wait(connection, reserved)
         if attachment is None:
             return
-        self._parts.publish(live, "attach")
         streams = _Closing(live, attachment, self._close_io)
         try:
             with suppress(ConnectionError):

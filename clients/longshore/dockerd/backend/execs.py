@@ -335,6 +335,7 @@ class Execs:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             self._let_go(found)
+            self._execs.pop(found.id, None)  # nobody will inspect it
         return found.exit_code or 0, bytes(output)
 
     async def ended(self, live: Live | None, container: str, id: str, exit: Exit) -> None:

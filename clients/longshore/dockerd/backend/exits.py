@@ -66,7 +66,7 @@ class Exits:
         if goes:  # its record is deleted in a moment: no need to write it first
             live.take(draft)
         else:
-            await self._parts.registry.save(live, draft)
+            await self._save(live, draft)
         ran = max(0, exit.time_ns - draft.state.started_ns) // 1_000_000_000
         self._parts.publish(live, "die", {"execDuration": str(ran), "exitCode": str(exit.exit_code)})
         live.stopped.tell(Outcome(exit.exit_code))
@@ -74,6 +74,14 @@ class Exits:
             live.coming_back = asyncio.create_task(self._come_back(live, ran))
         elif goes:
             await self._remove(live)
+
+    async def _save(self, live: Live, draft: Container) -> None:
+        """It has ended whether or not that can be written down; the next start of dockerd finds out again."""
+        try:
+            await self._parts.registry.save(live, draft)
+        except Exception as error:
+            log.error("the end of a container can't be recorded", id=live.id, error=str(error))
+            live.take(draft)
 
     def _note(self, draft: Container, live: Live, exit: Exit) -> None:
         state = draft.state

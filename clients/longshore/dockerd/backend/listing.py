@@ -12,6 +12,7 @@ from longshore.dockerd.backend.archive import Archives
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.times import ago
+from longshore.dockerd.engine import ImageInfo
 from longshore.dockerd.records import Container, ContainerState
 
 _FILTER_WORDS: Final = """
@@ -65,20 +66,11 @@ class Listing:
 
     async def _ancestors(self, values: Sequence[str]) -> Test:
         """Of an image, or of one made of it: an image that begins with the same layers."""
-        wanted = []
-        for value in values:
-            try:
-                wanted.append(await self._parts.images.resolve(value))
-            except NotFound:
-                continue
+        wanted = [found for value in values if (found := await self._image(value)) is not None]
         layers = {image.id: _layers(image.config) for image in wanted}
-        for live in self._parts.registry:
-            if live.record.image_id not in layers:
-                try:
-                    found = await self._parts.images.resolve(live.record.image_id)
-                    layers[found.id] = _layers(found.config)
-                except NotFound:
-                    layers[live.record.image_id] = []
+        for image_id in {live.record.image_id for live in self._parts.registry} - set(layers):
+            found = await self._image(image_id)
+            layers[image_id] = _layers(found.config) if found is not None else []
 
         def test(live: Live) -> bool:
             own = layers.get(live.record.image_id, [])
@@ -89,6 +81,12 @@ class Listing:
             )
 
         return test
+
+    async def _image(self, reference: str) -> ImageInfo | None:
+        try:
+            return self._parts.images.info(await self._parts.images.find(reference))
+        except NotFound:
+            return None
 
     async def line(self, live: Live, version: tuple[int, int], size: bool = False) -> dict[str, Any]:
         """One container as GET /containers/json has it."""

@@ -144,7 +144,10 @@ class Recovery:
         await asyncio.to_thread(self._sweep_folders)
 
     def _sweep_folders(self) -> None:
-        folder = os.path.join(self._parts.config.data_root, "containers")
+        config = self._parts.config
+        # The pipes of execs that a former dockerd served: nobody reads them any more.
+        shutil.rmtree(self._parts.client.fifo_dir, ignore_errors=True)
+        folder = os.path.join(config.data_root, "containers")
         with suppress(FileNotFoundError):
             for id in os.listdir(folder):
                 if self._parts.registry.get(id) is None:

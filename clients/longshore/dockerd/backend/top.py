@@ -44,7 +44,8 @@ async def _ps(words: str, pids: Collection[int]) -> str:
     if status != 0:
         status, output, complaint = await _run(split)
     if status != 0:
-        raise ServerError(f"ps: {complaint.strip()}" if complaint.strip() else f"ps: exit status {status}")
+        first = next(iter(complaint.strip().splitlines()), f"exit status {status}")
+        raise ServerError(f"ps: {first}")
     return output
 
 

@@ -34,7 +34,7 @@ async def update(parts: Parts, live: Live, body: UpdateBody) -> list[str]:
             )
         draft = live.draft()
         wanted = asked(body)
-        merged(draft.host_config, wanted)
+        merged(draft.host_config, wanted, live.id)
         warnings = validate.resources(draft.host_config)
         _policy(draft.host_config, body.restart_policy)
         if live.has_process and wanted:
@@ -50,9 +50,10 @@ def asked(body: UpdateBody) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, 0, "", [])}
 
 
-def merged(host: HostConfig, wanted: dict[str, Any]) -> None:
-    """Into a draft. Raises InvalidArgument where old and new limits contradict each other."""
-    _contradictions(host, wanted)
+def merged(host: HostConfig, wanted: dict[str, Any], id: str) -> None:
+    """Into a draft. Raises Conflict where old and new limits contradict each other."""
+    if words := _contradiction(host, wanted):
+        raise Conflict(f"Cannot update container {id}: {words}")
     for name, value in wanted.items():
         setattr(host, name, value)
     if wanted.get("nano_cpus"):
@@ -61,22 +62,19 @@ def merged(host: HostConfig, wanted: dict[str, Any]) -> None:
         host.pids_limit = None
 
 
-def _contradictions(host: HostConfig, wanted: dict[str, Any]) -> None:
+def _contradiction(host: HostConfig, wanted: dict[str, Any]) -> str:
     memory, swap = wanted.get("memory", 0), wanted.get("memory_swap", 0)
     if memory and not swap and 0 < host.memory_swap < memory:
-        raise InvalidArgument(
+        return (
             "Memory limit should be smaller than already set memoryswap limit,"
             " update the memoryswap at the same time"
         )
     for name, word in (("cpu_period", "Period"), ("cpu_quota", "Quota")):
         if wanted.get(name) and host.nano_cpus:
-            raise InvalidArgument(
-                f"Conflicting options: CPU {word} cannot be updated as NanoCPUs has already been set"
-            )
+            return f"Conflicting options: CPU {word} cannot be updated as NanoCPUs has already been set"
         if wanted.get("nano_cpus") and getattr(host, name):
-            raise InvalidArgument(
-                f"Conflicting options: Nano CPUs cannot be updated as CPU {word} has already been set"
-            )
+            return f"Conflicting options: Nano CPUs cannot be updated as CPU {word} has already been set"
+    return ""
 
 
 def _policy(host: HostConfig, policy: RestartPolicy | None) -> None:

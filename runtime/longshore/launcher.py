@@ -15,6 +15,7 @@ PROGRAMS = {
     "containerd-shim-longshore-v1": "longshore.shim.main",
     "ctr": "longshore.ctr.main",
     "demo": "longshore.ctr.demo",
+    "docker": "longshore.docker.main",
     "docker-init": "longshore.init.main",
     "docker-proxy": "longshore.proxy.main",
     "dockerd": "longshore.dockerd.main",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from longshore.client.registries import Options, translated
-from longshore.registry.client import Registry
 from longshore.registry.hosts import hosts_for
-from longshore.registry.transport import Request
 
 
 async def login(domain: str, registry: Options) -> None:
@@ -13,6 +11,9 @@ async def login(domain: str, registry: Options) -> None:
 
     Raises Unauthenticated when it doesn't know us, Unavailable when nobody answers.
     """
+    from longshore.registry.client import Registry
+    from longshore.registry.transport import Request
+
     with translated(f"login to {domain}"):
         async with Registry(registry) as door:
             host = hosts_for(domain, registry.settings)[-1]  # the registry itself, not its mirrors

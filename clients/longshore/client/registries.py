@@ -12,9 +12,9 @@ from longshore.api import errors
 from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
 from longshore.registry import credentials as identities
 from longshore.registry import errors as problems
-from longshore.registry.client import Options
 from longshore.registry.documents import Descriptor
 from longshore.registry.hosts import HUB_HOST, TLS, Settings
+from longshore.registry.options import Options
 from longshore.registry.policy import DEFAULT_POLICY, Policy
 
 __all__ = ["Options", "Progress", "Report", "options"]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
 from longshore.client.content import ingest_ref
 from longshore.client.registries import Options, message_of, options, translated
-from longshore.registry.client import Registry, Repository
 from longshore.registry.documents import Descriptor
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
+    from longshore.registry.client import Repository
 
 
 class Remote:
@@ -61,6 +61,8 @@ class Remote:
 @asynccontextmanager
 async def remote(name: str, registry: Options | None = None) -> AsyncIterator[Remote]:
     """The repository of a full name (``localhost:5000/box:1``), for the block."""
+    from longshore.registry.client import Registry
+
     with translated(name):
         door = Registry(registry or options())
         repository = door.repository(name)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from longshore.registry import fetch, push, resolve
-from longshore.registry.credentials import Provider, anonymous
 from longshore.registry.documents import (
     LARGEST_DOCUMENT,
     Descriptor,
@@ -17,30 +16,12 @@ from longshore.registry.documents import (
     read_document,
 )
 from longshore.registry.errors import BadContent
-from longshore.registry.hosts import Host, Settings, hosts_for
-from longshore.registry.policy import Policy
+from longshore.registry.hosts import Host, hosts_for
+from longshore.registry.options import DEFAULT_OPTIONS
+from longshore.registry.options import Options as Options
 from longshore.registry.references import Reference
 from longshore.registry.references import parse as parse_reference
 from longshore.registry.transport import Transport
-
-
-class Options(NamedTuple):
-    """How to reach registries.
-
-    `chunk_size` (bytes): push blobs in pieces of this size, each of which can
-    be taken up again; 0 sends each in one request. `trace` is called with
-    every request and answer, without secrets.
-    """
-
-    settings: Settings = Settings()
-    credentials: Provider = anonymous
-    policy: Policy = Policy()
-    headers: tuple[tuple[str, str], ...] = ()
-    chunk_size: int = 0
-    trace: Callable[[str], None] | None = None
-
-
-DEFAULT_OPTIONS = Options()
 
 
 class Registry:

@@ -220,9 +220,9 @@ def test_marks(tmp_path: Path) -> None:
     marks.make([_Mount(upper, lower)])
     assert (upper / ".dockerenv").exists()
     assert os.readlink(upper / "etc/mtab") == "/proc/mounts"
+    assert stat.S_IMODE((upper / "etc/hosts").stat().st_mode) == 0o644
     assert stat.S_IMODE((upper / "etc").stat().st_mode) == 0o711
     assert changes.of(str(upper), [str(lower)], "trusted.overlay.") == []
-    (upper / "etc/hosts").touch()
     (upper / "etc/hostname").write_text("mine")
     marks.clear([_Mount(upper, lower)])
     assert not (upper / ".dockerenv").exists()

@@ -8,7 +8,7 @@ from longshore.api.cgroups.v1 import metrics_pb2 as v1
 from longshore.api.cgroups.v2 import metrics_pb2 as v2
 from longshore.api.errors import InvalidArgument
 from longshore.dockerd.backend import commit, stats, top, update
-from longshore.dockerd.errors import ServerError
+from longshore.dockerd.errors import Conflict, ServerError
 from longshore.dockerd.records import ContainerConfig, HostConfig
 
 
@@ -87,12 +87,15 @@ def test_ps() -> None:
 
 def test_updates_that_contradict() -> None:
     host = HostConfig(memory=10, memory_swap=20)
-    with pytest.raises(InvalidArgument, match="Memory limit should be smaller than already set memoryswap"):
-        update.merged(host, {"memory": 30})
-    update.merged(host, {"memory": 30, "memory_swap": 60})
+    with pytest.raises(
+        Conflict,
+        match="Cannot update container ID: Memory limit should be smaller than already set memoryswap",
+    ):
+        update.merged(host, {"memory": 30}, "ID")
+    update.merged(host, {"memory": 30, "memory_swap": 60}, "ID")
     assert (host.memory, host.memory_swap) == (30, 60)
-    with pytest.raises(InvalidArgument, match="NanoCPUs has already been set"):
-        update.merged(HostConfig(nano_cpus=1), {"cpu_quota": 5000})
+    with pytest.raises(Conflict, match="NanoCPUs has already been set"):
+        update.merged(HostConfig(nano_cpus=1), {"cpu_quota": 5000}, "ID")
     body = update.UpdateBody(cpu_shares=5, pids_limit=-1)
     assert update.asked(body) == {"cpu_shares": 5, "pids_limit": -1}
 

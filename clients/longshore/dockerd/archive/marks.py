@@ -18,6 +18,7 @@ from longshore.linux import files
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 MARK: Final = ".dockerenv"
+_ETC: Final = ("hosts", "hostname", "resolv.conf", "mtab")
 _MTAB: Final = "/etc/mtab"
 _STRICT: Final = files.RESOLVE_BENEATH | files.RESOLVE_NO_SYMLINKS
 
@@ -39,33 +40,52 @@ _FOLDERS: Final = frozenset(
 
 
 def make(mounts: Sequence[Any]) -> None:
-    """Put the mark, and /etc/mtab where there is none, into a snapshot that has just been made and isn't mounted."""
+    """Put the mark, and what /etc must have, into a snapshot that has just been made and isn't mounted."""
     for upper in _uppers(mounts):
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(os.path.join(upper, MARK), flags, 0o755))
     plan = worker.upper_of(worker.mounts_of(rows_of(mounts)))
     if plan is not None:
-        _link_mtab(*plan)
+        _fill_etc(*plan)
 
 
-def _link_mtab(upper: str, lowers: list[str], prefix: str) -> None:
-    """Old programs read it; the image's /etc comes up with all its attributes, so that it doesn't look changed."""
-    with overlay.Lowers(lowers, prefix) as below, below.find([b"etc", b"mtab"]) as there:
-        if there is not None:
-            return
+def _fill_etc(upper: str, lowers: list[str], prefix: str) -> None:
+    """Places for the files that the network part binds, and mtab, which old programs read: where the image has none.
+
+    The image's /etc comes up with all its attributes, so that it doesn't look changed.
+    """
+    with overlay.Lowers(lowers, prefix) as below:
         with below.find([b"etc"]) as etc:
             if etc is None or not stat.S_ISDIR(etc.status.st_mode):
                 return
             old = os.open(b"etc", _DIRECTORY, dir_fd=etc.directory)
-    target = os.path.join(upper, "etc")
+        try:
+            missing = [name for name in _ETC if not _is_there(below, name)]
+            if missing:
+                _make_etc(os.path.join(upper, "etc"), old, missing)
+        finally:
+            os.close(old)
+
+
+def _is_there(below: overlay.Lowers, name: str) -> bool:
+    with below.find([b"etc", name.encode()]) as found:
+        return found is not None
+
+
+def _make_etc(target: str, old: int, names: Sequence[str]) -> None:
     os.mkdir(target, 0o700)
     new = os.open(target, _DIRECTORY)
     try:
-        os.symlink("/proc/mounts", "mtab", dir_fd=new)
+        for name in names:
+            if name == "mtab":
+                os.symlink("/proc/mounts", name, dir_fd=new)
+            else:
+                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=new)
+                os.fchmod(fd, 0o644)
+                os.close(fd)
         trees.copy_attributes(old, new, skip=overlay.XATTR_PREFIXES)
     finally:
         os.close(new)
-        os.close(old)
 
 
 def clear(mounts: Iterable[Any]) -> None:

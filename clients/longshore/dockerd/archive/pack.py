@@ -122,7 +122,7 @@ class Packer:
         self._writer.entry(
             shown,
             kind,
-            mode=stat.S_IMODE(status.st_mode),
+            mode=status.st_mode,  # with the bits of the kind, as the original writes them
             uid=status.st_uid,
             gid=status.st_gid,
             size=status.st_size if kind == tar.REGULAR else 0,

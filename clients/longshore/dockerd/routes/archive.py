@@ -22,13 +22,13 @@ def _asked(engine: Engine, call: Call) -> tuple[Archives, Live, str]:
 async def describe(engine: Engine, call: Call) -> Answer:
     """HEAD /containers/{name}/archive."""
     archives, live, path = _asked(engine, call)
-    return Answer(headers={HEADER: await archives.describe(live, path)})
+    return Answer(headers={HEADER: await archives.describe(live, call.path["name"], path)})
 
 
 async def get(engine: Engine, call: Call) -> None:
     """GET /containers/{name}/archive."""
     archives, live, path = _asked(engine, call)
-    async with archives.packed(live, path) as packed:
+    async with archives.packed(live, call.path["name"], path) as packed:
         answer = await call.stream(_TAR, headers={HEADER: packed.statistics})
         async for block in packed.blocks:
             await answer.write(block)
@@ -38,7 +38,7 @@ async def put(engine: Engine, call: Call) -> Answer:
     """PUT /containers/{name}/archive."""
     archives, live, path = _asked(engine, call)
     strict, owned = call.flag("noOverwriteDirNonDir"), call.flag("copyUIDGID")
-    await archives.unpack(live, path, call.body(), strict=strict, owned=owned)
+    await archives.unpack(live, call.path["name"], path, call.body(), strict=strict, owned=owned)
     return Answer()
 
 

@@ -19,7 +19,7 @@ def test_main_job(short_tmp: Path) -> None:
         [LONGSHORE, "demo"], env=environ, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Hello from a container" in done.stdout
+    assert "Hello from a container" in done.stdout and "Hello from docker" in done.stdout
     assert re.search(r"Namespaces", done.stdout) and re.search(r"What each step cost", done.stdout)
     assert "How to go on" in done.stdout
     Watch([short_tmp]).check()

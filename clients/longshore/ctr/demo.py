@@ -1,8 +1,9 @@
-"""``longshore demo``: the whole stack in ten seconds, on this machine, leaving nothing behind.
+"""``longshore demo``: the whole stack in a few seconds, on this machine, leaving nothing behind.
 
 Brings our containerd up under a temporary directory, makes an image of the
 host's own shell and tools, runs a container of it, looks at it from both
-sides, executes into it, waits for its exit, and stops everything. Then it
+sides, executes into it, waits for its exit. Runs the image once more by
+docker, with our dockerd on that containerd, and stops everything. Then it
 looks for what could have been left (processes, mounts, cgroups, network
 namespaces, files) and says what it found.
 
@@ -53,6 +54,8 @@ read line
 exit 7
 """
 
+DOCKER_SCRIPT = 'echo "Hello from docker: I am process $$ on host $(cat /proc/sys/kernel/hostname)"'
+
 START_TIMEOUT = 30  # seconds for the daemon to say that it is ready
 STOP_TIMEOUT = 10
 
@@ -89,33 +92,27 @@ def _has_namespace(name: str) -> bool:
 
 
 @contextmanager
-def daemon(folder: str) -> Iterator[str]:
-    """Our containerd with everything under `folder`; answers its socket. Stopped at the end of the block.
+def daemon(folder: str, program: str, *flags: str) -> Iterator[None]:
+    """One of our daemons with everything under `folder`; answers its socket. Stopped at the end of the block.
 
     It says READY=1 on a socket of ours, as to systemd: no polling.
     """
     import socket
 
-    address = os.path.join(folder, "c.sock")
-    with open(f"{folder}/config.toml", "w") as config:  # not the machine's
-        config.write("version = 2\n")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(f"{folder}/log", "wb") as log:
-        ready.bind(os.path.join(folder, "ready"))
+    place, log_path = os.path.join(folder, f"{program}.ready"), os.path.join(folder, f"{program}.log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(log_path, "wb") as log:
+        ready.bind(place)
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "longshore.launcher", "containerd"),
-                *("--root", f"{folder}/root", "--state", f"{folder}/state", "--address", address),
-                *("--config", f"{folder}/config.toml"),
-            ],
+            [sys.executable, "-m", "longshore.launcher", program, *flags],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "NOTIFY_SOCKET": os.path.join(folder, "ready")},
+            env={**os.environ, "NOTIFY_SOCKET": place},
             start_new_session=True,  # a Ctrl-C here is ours: we stop it in order
         )
         try:
-            _await_ready(process, ready, f"{folder}/log")
-            yield address
+            _await_ready(process, ready, program, log_path)
+            yield
         finally:
             process.terminate()
             try:
@@ -125,7 +122,34 @@ def daemon(folder: str) -> Iterator[str]:
                 process.wait()
 
 
-def _await_ready(process: subprocess.Popen[bytes], ready: socket.socket, log: str) -> None:
+@contextmanager
+def containerd(folder: str) -> Iterator[str]:
+    """Our containerd; the address of its socket."""
+    address = os.path.join(folder, "c.sock")
+    with open(f"{folder}/config.toml", "w") as config:  # not the machine's
+        config.write("version = 2\n")
+    flags = ("--root", f"{folder}/root", "--state", f"{folder}/state", "--address", address)
+    with daemon(folder, "containerd", *flags, "--config", f"{folder}/config.toml"):
+        yield address
+
+
+@contextmanager
+def dockerd(folder: str, address: str, cgroup: str, snapshotter: str) -> Iterator[str]:
+    """Our dockerd on that containerd, without networks, for which it would change this machine; what is its -H."""
+    with open(f"{folder}/daemon.json", "w") as config:
+        config.write("{}")
+    host = f"unix://{folder}/d.sock"
+    flags = [
+        *("--host", host, "--data-root", f"{folder}/docker", "--exec-root", f"{folder}/docker-run"),
+        *("--pidfile", f"{folder}/docker.pid", "--config-file", f"{folder}/daemon.json"),
+        *("--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
+        *("--containerd", address, "--cgroup-parent", f"/{cgroup}", "--storage-driver", snapshotter),
+    ]
+    with daemon(folder, "dockerd", *flags):
+        yield host
+
+
+def _await_ready(process: subprocess.Popen[bytes], ready: socket.socket, program: str, log: str) -> None:
     import select
 
     pidfd = os.pidfd_open(process.pid)
@@ -137,7 +161,7 @@ def _await_ready(process: subprocess.Popen[bytes], ready: socket.socket, log: st
         why = "ended" if readable else f"was not ready after {START_TIMEOUT} s"
         with open(log, errors="replace") as file:
             tail = "".join(file.readlines()[-15:])
-        raise DemoError(f"containerd {why}; its log:\n{tail}")
+        raise DemoError(f"{program} {why}; its log:\n{tail}")
 
 
 class Demo:
@@ -163,7 +187,7 @@ class Demo:
         from longshore.client import Client
 
         with ExitStack() as stack:
-            manager = daemon(self.folder)
+            manager = containerd(self.folder)
             address = self.measured("start containerd", lambda: stack.enter_context(manager))
             self.remember()
             client = stack.enter_context(Client(address, self.namespace))
@@ -182,6 +206,7 @@ class Demo:
             )
             stack.callback(self.tidy, container)
             self.live(client, container, subscription)
+            self.by_docker(address)
         self.show_steps()
 
     def tidy(self, container: Container) -> None:
@@ -204,7 +229,6 @@ class Demo:
             )
             archive.seek(0)
             images = self.measured("import it", lambda: client.images.import_archive(archive))
-        os.unlink(path)
         self.measured(f"unpack it ({self.snapshotter})", lambda: images[0].unpack(self.snapshotter))
 
     def live(self, client: Client, container: Container, subscription: Subscription) -> None:
@@ -225,6 +249,44 @@ class Demo:
             self.measured("delete task", task.delete)
         self.measured("delete container and snapshot", container.delete)
         self.show_events(client, subscription)
+
+    def by_docker(self, address: str) -> None:
+        """The same image once more by way of the Engine API: our dockerd on our containerd, our docker on that."""
+        with ExitStack() as stack:
+            manager = dockerd(self.folder, address, self.namespace, self.snapshotter)
+            host = self.measured("start dockerd on it", lambda: stack.enter_context(manager))
+            self.remember()
+            archive = os.path.join(self.folder, "image.tar")
+            self.measured("docker load", lambda: self.docker(host, "load", "--input", archive))
+            os.unlink(archive)
+            words = (
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--hostname",
+                "longshore",
+                IMAGE,
+                "sh",
+                "-c",
+                DOCKER_SCRIPT,
+            )
+            said = self.measured("docker run --rm", lambda: self.docker(host, *words))
+        self.console.print("\n[bold]And by docker[/]")
+        for line in said.splitlines():
+            self.console.print(f"  {line}", **PLAIN, markup=False)
+        if "Hello from docker" not in said:
+            raise DemoError("docker run did not print what its container said")
+
+    def docker(self, host: str, *words: str) -> str:
+        """Our docker command on that dockerd; what it prints."""
+        command = [sys.executable, "-m", "longshore.launcher", "docker", "--host", host, *words]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+        if done.returncode:
+            raise DemoError(f"docker {words[0]} failed with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
 
     def remember(self, pid: int = 0) -> None:
         """Note the processes that we make: ours, and, from a container's, its shim; they must be gone in the end."""
@@ -334,6 +396,8 @@ GO_ON = """
   longshore image from-host sh cat tr ls sleep -t host/tools
   longshore ctr run --rm docker.io/host/tools:latest first sh -c 'echo hello; ls /'
   longshore ctr --help            the same commands as the original's
+  export DOCKER_HOST=unix:///run/longshore/docker.sock
+  longshore docker ps             or the original docker, docker-py, compose
   make test                       everything that is promised, shown
   clients/longshore/client/README.md   the same from your own Python program
 """
@@ -401,11 +465,12 @@ def shortened(value: str) -> str:
 
 
 def _log_tail(folder: str) -> str:
-    try:
-        with open(f"{folder}/log", errors="replace") as file:
-            return "".join(f"  {line}" for line in file.readlines()[-10:])
-    except OSError:
-        return ""
+    """The last lines of each daemon's log."""
+    lines: list[str] = []
+    for program in ("containerd", "dockerd"):
+        with contextlib.suppress(OSError), open(f"{folder}/{program}.log", errors="replace") as file:
+            lines += [f"  {program}: {line}" for line in file.readlines()[-10:]]
+    return "".join(lines)
 
 
 def main() -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from support import goparts, require
+from support import goparts, host, require
 from support.dockerd import PARTS as DEBIANS
 from support.dockerd import AnyDockerd, Dockerd
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
@@ -141,6 +143,60 @@ def test_names_on_a_network_of_the_user(docker: OurDockerd) -> None:
     eventually(lambda: fetched(docker, "http://renamed/", inside="client") == "web")
 
 
+UPSTREAM = """
+import socket, threading
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(("127.0.0.1", 53))
+tcp = socket.create_server(("127.0.0.1", 53))
+answer = lambda ask: ask[:2] + bytes([0x81, 0x80]) + ask[4:6] + bytes([0, 1, 0, 0, 0, 0]) + ask[12:] + bytes(
+    [0xC0, 0x0C, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 1, 2, 3])
+def stream():
+    while True:
+        client, _ = tcp.accept()
+        ask = client.recv(4096)[2:]
+        client.sendall(len(answer(ask)).to_bytes(2, "big") + answer(ask))
+        client.close()
+threading.Thread(target=stream, daemon=True).start()
+print("ready", flush=True)
+while True:
+    ask, where = udp.recvfrom(4096)
+    udp.sendto(answer(ask), where)
+"""
+ASK_BY_STREAM = """
+import socket, struct, sys
+name = b"".join(bytes([len(part)]) + part.encode() for part in sys.argv[1].split(".")) + bytes(1)
+ask = struct.pack(">HHHHHH", 7, 256, 1, 0, 0, 0) + name + struct.pack(">HH", 1, 1)
+with socket.create_connection(("127.0.0.11", 53), 5) as server:
+    server.sendall(struct.pack(">H", len(ask)) + ask)
+    print(socket.inet_ntoa(server.recv(4096)[-4:]))
+"""
+
+
+def test_names_of_the_world_outside(docker: OurDockerd) -> None:
+    """They are asked of the host's servers, also where those listen on the host's loopback only."""
+    docker("network", "create", "n1")
+    docker("network", "create", "--internal", "closed")
+    serve(docker, "client", "--network", "n1")
+    serve(docker, "shut", "--network", "closed")
+    enter = ["nsenter", "-n", "-t", docker.inspect("client", ".State.Pid")]
+    before = docker.host.run(["cat", "/etc/resolv.conf"]).stdout
+    docker.host.run(["sh", "-c", "echo nameserver 127.0.0.1 > /etc/resolv.conf"])
+    upstream = docker.host.popen([sys.executable, "-I", "-c", UPSTREAM], stdout=subprocess.PIPE)
+    try:
+        assert upstream.stdout is not None and upstream.stdout.readline() == b"ready\n"
+        assert "10.1.2.3" in docker("exec", "client", "nslookup", "-type=a", "outside.test").stdout
+        ask = [*enter, sys.executable, "-I", "-c", ASK_BY_STREAM]
+        assert docker.host.run([*ask, "outside.test"]).stdout == "10.1.2.3\n"
+        own = settings(docker, "client")["Networks"]["n1"]["IPAddress"]
+        assert docker.host.run([*ask, "client"]).stdout == f"{own}\n"
+        assert "10.1.2.3" not in docker("exec", "shut", "nslookup", "outside.test", check=False).stdout
+    finally:
+        os.kill(host.child_of(upstream.pid), signal.SIGKILL)
+        upstream.wait()
+        upstream.stdout.close()  # type: ignore[union-attr]
+        docker.host.run(["sh", "-c", f"printf %s '{before}' > /etc/resolv.conf"])
+
+
 def test_networks_are_apart(docker: OurDockerd) -> None:
     docker("network", "create", "n1")
     docker("network", "create", "--internal", "closed")
@@ -254,7 +310,11 @@ def test_killed_dockerd(docker: OurDockerd) -> None:
     eventually(lambda: fetched(docker, "http://127.0.0.1:8081/") == "next")
 
 
-FLAGS = {"userland-proxy": (), "hairpin": ("--userland-proxy=false",)}
+FLAGS = {
+    "userland-proxy": (),
+    "hairpin": ("--userland-proxy=false",),
+    "icc": ("--icc=false", "--bip=10.4.0.1/24", "--fixed-cidr=10.4.0.128/25", "--ip-masq=false"),
+}
 
 
 @pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
@@ -281,6 +341,8 @@ def layout(docker: AnyDockerd) -> dict[str, list[str]]:
     docker(*flags, "--publish", "8082:80", "--network", "in", *sleep)
     docker(*flags, "--name", "short", "--publish", "8083:80", "--network", "one", *sleep)
     docker("rm", "--force", "short")
+    docker(*flags, "--name", "server", "--expose", "80", *sleep)
+    docker(*flags, "--name", "linked", "--link", "server:alias", *sleep)
     found = {table: rules(docker, table) for table in ("nat", "filter")}
     enter = ["nsenter", "-n", "-t", docker.inspect("named", ".State.Pid")]
     inside = docker.host.run([*enter, goparts.path("iptables"), "-t", "nat", "-S"]).stdout

@@ -11,6 +11,7 @@ from longshore.dockerd.network import ipam, kernel, rules
 from longshore.dockerd.network.kernel import Attachment, BridgePlan
 from longshore.dockerd.network.records import NetworkRecord, PoolRecord
 from longshore.dockerd.network.registry import new_id, now
+from longshore.dockerd.network.rules import Rule
 
 if TYPE_CHECKING:
     from longshore.dockerd.network.firewall import Firewall
@@ -124,6 +125,7 @@ class Bridges:
             mtu=self.mtu(network),
             ipv6=network.record.enable_ipv6,
             route_localnet=not self._settings.userland_proxy,
+            filtered=not (self._settings.userland_proxy and self.communicates(network)),
         )
         if plan.ipv6 and self._settings.ip_forward:
             await self._kernel.run(kernel.forward, 6)
@@ -152,11 +154,32 @@ class Bridges:
                 subnets=subnets,
                 internal=network.record.internal,
                 masquerade=_is_on(options.get(MASQUERADE, "true")),
-                communicate=_is_on(options.get(ICC, "true")),
+                communicate=self.communicates(network),
                 hairpin=not self._settings.userland_proxy,
                 source=options.get(HOST_IPV4, "") if version == 4 else "",
             )
         )
+
+    def communicates(self, network: Network) -> bool:
+        """Whether its containers may talk to each other unasked."""
+        return _is_on(network.record.options.get(ICC, "true"))
+
+    async def allow(self, network: Network, endpoint: Endpoint, on: bool) -> None:
+        """The links of an endpoint, where `communicates` is false. ServerError; twice is once."""
+        wanted = self._links(network, endpoint)
+        firewall = self._firewalls.get(4)
+        if firewall is not None:
+            await firewall.change(add=wanted if on else (), remove=() if on else wanted)
+
+    def expect_links(self, network: Network, endpoint: Endpoint) -> None:
+        """After a restart: they are there already."""
+        firewall = self._firewalls.get(4)
+        if firewall is not None:
+            firewall.expect(self._links(network, endpoint))
+
+    @staticmethod
+    def _links(network: Network, endpoint: Endpoint) -> list[Rule]:
+        return [rule for each in endpoint.allowed for rule in rules.linked(network.record.link, each)]
 
     def attachment(self, network: Network, endpoint: Endpoint, sandbox: Sandbox) -> Attachment | None:
         """None where the driver puts nothing into the namespace."""

@@ -104,6 +104,8 @@ def plan(sandbox: Sandbox, container: Container, network: Network, wanted: Endpo
         if not endpoint.ipv6:
             endpoint.gateway6 = ""
     endpoint.names = names(container, wanted)
+    offered = {**(container.config.exposed_ports or {}), **(container.host_config.port_bindings or {})}
+    endpoint.offers = sorted(offered)
     return endpoint
 
 

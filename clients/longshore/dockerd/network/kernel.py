@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,10 +18,14 @@ from ipaddress import ip_interface
 from pathlib import Path
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
+import structlog
+
 from longshore.dockerd.network import namespaces, netlink
 from longshore.dockerd.network.ipam import Network, parse_subnet
 from longshore.dockerd.network.netlink import Netlink
 from longshore.dockerd.network.records import Endpoint
+
+log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +42,8 @@ class BridgePlan(NamedTuple):
     mtu: int = 0
     ipv6: bool = False
     route_localnet: bool = False
+    filtered: bool = False
+    """Frames between its ports pass the packet filter too."""
 
 
 class Attachment(NamedTuple):
@@ -92,6 +99,8 @@ class Kernel:
             _sysctl(f"ipv6/conf/{plan.name}/accept_ra", "0")
         if plan.route_localnet:
             namespaces.write_sysctl(f"ipv4/conf/{plan.name}/route_localnet", "1")
+        if plan.filtered:
+            _filter_bridges()
         self._replace_addresses(index, plan.addresses)
         host.do(netlink.set_up(index))
         return found is None
@@ -261,6 +270,19 @@ def _gratuitous_arp(interface: str, address: str) -> None:
         frame = b"\xff" * 6 + mac + b"\x08\x06"
         frame += b"\x00\x01\x08\x00\x06\x04\x00\x01" + mac + own + bytes(6) + own
         raw.send(frame)
+
+
+def _filter_bridges() -> None:
+    """Where the kernel can't, containers of such a network reach each other all the same: say so."""
+    if not Path("/proc/sys/net/bridge").exists():
+        with suppress(OSError):
+            subprocess.run(["modprobe", "-q", "br_netfilter"], capture_output=True, timeout=10)
+    for name in ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"):
+        try:
+            namespaces.write_sysctl(f"bridge/{name}", "1")
+        except OSError as error:
+            log.warning("frames between containers of one bridge can't be filtered", reason=str(error))
+            return
 
 
 def _sysctl(name: str, value: str) -> None:

@@ -89,6 +89,10 @@ class Endpoint(msgspec.Struct, kw_only=True):
     links: dict[str, str] = field(default_factory=dict)
     """What the container alone calls others: alias -> name."""
     mac_asked: bool = False
+    offers: list[str] = field(default_factory=list)
+    """The ports that the container has something behind: "80/tcp"."""
+    allowed: list[tuple[str, str, str, int]] = field(default_factory=list)
+    """Links on a bridge that forbids all other talk: (the other's address, its own, protocol, port)."""
     mappings: list[Mapping] = field(default_factory=list)
     proxies: list[Proxy] = field(default_factory=list)
 

@@ -91,7 +91,7 @@ def bridge(facts: BridgeFacts) -> Iterator[Rule]:
         if facts.hairpin:
             words = f"-o {link} -m addrtype --src-type LOCAL -j {target}"
             yield Rule(NAT, "POSTROUTING", words, first=True)
-    if not facts.hairpin:
+    if facts.masquerade and not facts.hairpin:
         yield Rule(NAT, "DOCKER", f"-i {link} -j RETURN", first=True)
     yield between
     yield Rule(FILTER, "FORWARD", f"-i {link} ! -o {link} -j ACCEPT", first=True)
@@ -125,8 +125,10 @@ def published(mapping: Mapping, link: str, hairpin: bool) -> tuple[Rule, ...]:
     )
 
 
-def linked(link: str, child: str, parent: str, protocol: str, port: int) -> tuple[Rule, ...]:
-    """Between two containers that `--link` joins, where the bridge forbids the rest; `child` offers the port."""
+def linked(link: str, allowed: tuple[str, str, str, int]) -> tuple[Rule, ...]:
+    """Between two containers that `--link` joins, where the bridge forbids the rest: (address of who offers the
+    port, of who asks, protocol, port)."""
+    child, parent, protocol, port = allowed
     ends = (f"-s {parent}/32 -d {child}/32", f"-s {child}/32 -d {parent}/32")
     words = f"-i {link} -o {link} -p {protocol} -m {protocol}"
     return (

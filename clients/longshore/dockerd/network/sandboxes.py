@@ -104,6 +104,7 @@ class Sandboxes:
             network.endpoints[sandbox.container] = (sandbox, endpoint)
         for network, endpoint in self.on(sandbox):
             await self._publishing.take_over(network, endpoint)
+            self._drivers.bridges.expect_links(network, endpoint)
         if sandbox.dns_ports != (0, 0):
             await self._serve_names(sandbox)
         self._files.write(sandbox)
@@ -198,10 +199,13 @@ class Sandboxes:
         return endpoint
 
     async def _carry_out(self, sandbox: Sandbox, container: Container) -> None:
-        self._files.write(sandbox)
         if sandbox.mode.startswith(_BORROWED):
+            self._files.write(sandbox)
             return
-        await together(self._build(sandbox, container), self._publish(sandbox, container))
+        self._plan_links(sandbox, container)
+        self._files.write(sandbox)
+        links = [self._drivers.bridges.allow(*each, on=True) for each in self.on(sandbox) if each[1].allowed]
+        await together(self._build(sandbox, container), self._publish(sandbox, container), *links)
 
     async def _build(self, sandbox: Sandbox, container: Container) -> None:
         names = any(network.has_names for network, _ in self.on(sandbox))
@@ -252,6 +256,18 @@ class Sandboxes:
             own = [alias, sandbox.container[:12], sandbox.name]
             found.append((endpoint.ipv4.split("/")[0], " ".join(dict.fromkeys(own))))
         return found
+
+    def _plan_links(self, sandbox: Sandbox, container: Container) -> None:
+        """What has to be let through where the default bridge lets nothing."""
+        bridge = self._registry.by_name("bridge")
+        own = sandbox.endpoint(bridge.id) if bridge else None
+        if bridge is None or own is None or self._drivers.bridges.communicates(bridge):
+            return
+        for target, alias in joining.links(container.host_config.links or ()):
+            _, other = self._link_target(bridge, target, alias)
+            for number, protocol in map(ports.parse_port, other.offers):
+                ends = (other.ipv4.split("/")[0], own.ipv4.split("/")[0])
+                own.allowed.append((*ends, protocol, number))
 
     def _link_target(self, bridge: Network, target: str, alias: str) -> tuple[Sandbox, Endpoint]:
         for sandbox, endpoint in bridge.endpoints.values():
@@ -369,6 +385,8 @@ class Sandboxes:
             self._sweeping = asyncio.create_task(self._sweep_later())
 
     async def _withdraw(self, network: Network, endpoint: Endpoint) -> None:
+        if endpoint.allowed:
+            await _quietly(self._drivers.bridges.allow(network, endpoint, on=False))
         await _quietly(self._publishing.withdraw(network, endpoint))
 
     def _tear_down(self, sandbox: Sandbox) -> None:

@@ -132,10 +132,11 @@ def push(app: App, /, name: str, all_tags: bool, quiet: bool, **_: Any) -> None:
 @click.pass_obj
 def tag(app: App, /, source: str, target: str) -> None:
     """Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE."""
-    if target != target.lower() and target.rpartition(":")[0] in ("", target.lower()):
+    path = references.split(full(target))[0].removeprefix("docker.io/")
+    if path != path.lower():
         raise Failure(
             f'Error parsing reference: "{target}" is not a valid repository/tag: '
-            "invalid reference format: repository name must be lowercase"
+            f"invalid reference format: repository name ({path}) must be lowercase"
         )
     repository, name = references.split(target)
     app.client.post(f"/images/{source}/tag", {"repo": repository, "tag": name or None})

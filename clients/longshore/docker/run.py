@@ -35,6 +35,8 @@ def run(app: App, /, image: str, command: tuple[str, ...], **values: Any) -> Non
     """Create and run a new container from an image."""
     with app.prefixed(125):
         body = options.make(values, image, command)
+        if body["HostConfig"].get("AutoRemove") and (values["restart"] or "no") != "no":
+            raise Failure("conflicting options: cannot specify both --restart and --rm")
         keys = streams.keys(values["detach_keys"] or app.config.document.get("detachKeys", ""))
         if body.get("Tty") and body["AttachStdin"] and not sys.stdin.isatty() and not values["detach"]:
             raise Failure("the input device is not a TTY", 1)

@@ -349,7 +349,8 @@ def _printf(form: str, *values: Any) -> str:
     form = re.sub(
         r"%(-?\d*(?:\.\d+)?)([vq])", lambda match: f"%{match[1]}s" if match[2] == "v" else '"%s"', form
     )
-    return form % tuple(text_of(v) if not isinstance(v, int | float) or "%s" in form else v for v in values)
+    plain = (value if type(value) in (int, float) else text_of(value) for value in values)
+    return form % tuple(plain)
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
 import lzma
 import os
+import random
 import re
 import signal
 import socket
@@ -22,7 +24,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from support import goparts, host, require
+from support import goparts, host, require, soak
 from support.dockerd import BUSYBOX, AnyDockerd
 from support.ourdockerd import PARTS, OurDockerd
 from support.process import eventually
@@ -354,6 +356,46 @@ def test_a_crash_leaves_nothing(docker: AnyDockerd, tmp_path: Path) -> None:
     eventually(lambda: leftovers(docker) == ([], [], []))
     text = SLEEPING.replace("sleep 1000", "true")
     assert build(docker, tmp_path / "c", Dockerfile=text).stdout.count("Using cache") == 1
+
+
+STEP_BY_STEP = f"""
+FROM {BUSYBOX} AS one
+WORKDIR /work
+COPY f .
+RUN cat f && mkdir d && cp f d/
+FROM {BUSYBOX}
+ENV a=b
+VOLUME /v
+COPY --from=one /work /work
+RUN rm /work/d/f && echo x > /v/x
+CMD ["cat", "/work/f"]
+"""
+
+
+@pytest.mark.parametrize("victim", ["client", "daemon"])
+def test_a_build_may_be_cut_at_any_moment(docker: AnyDockerd, tmp_path: Path, victim: str) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/Dockerfile").write_text(STEP_BY_STEP)
+    moments = random.Random(victim)
+    command: list[str | Path] = [goparts.path("docker"), "build", tmp_path / "c"]
+    for _ in range(40 if soak.SOAK else 4):
+        (tmp_path / "c/f").write_text(str(uuid.uuid4()))
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, env=docker.environment() | CLASSIC
+        ) as client:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                client.wait(moments.uniform(0.05, 2))
+            if victim == "client":
+                client.kill()
+            else:
+                docker.kill9()
+        if victim == "daemon":
+            docker.start()
+        eventually(lambda: docker("ps", "-aq").stdout == "")
+        eventually(lambda: leftovers(docker) == ([], [], []))
+        assert docker("volume", "ls", "-q").stdout == ""
+        done = build(docker, tmp_path / "c")
+        assert shown(docker, image(done)) == (tmp_path / "c/f").read_text()
 
 
 def test_a_build_is_cancelled_by_its_id(docker: AnyDockerd) -> None:

@@ -18,11 +18,14 @@ from longshore.dockerd.build.instructions import Run, refuse_flags
 from longshore.dockerd.build.stages import Stage
 from longshore.dockerd.build.work import Work
 from longshore.dockerd.engine import Attachment, ImageInfo
-from longshore.dockerd.errors import ServerError
+from longshore.dockerd.errors import Conflict, ServerError
 from longshore.dockerd.records import ContainerConfig, CreateBody, HealthConfig
 
 LABEL: Final = "io.longshore.dockerd/build"
 """On a build's containers and leases: what a crash leaves of it is found by this."""
+
+
+_ATTEMPTS: Final = 5
 
 
 class CommandFailed(ServerError):
@@ -90,8 +93,15 @@ async def _create(work: Work, config: ContainerConfig, image: ImageInfo | None) 
 
 
 async def _discard(work: Work, live: Live) -> None:
-    with suppress(Error):
-        await work.containers.remove(live.id, force=True, volumes=True)
+    """A start that was under way goes on to its end, and a container that has just started isn't removed at once."""
+    for _ in range(_ATTEMPTS):
+        try:
+            await work.containers.remove(live.id, force=True, volumes=True)
+        except Conflict:
+            continue
+        except Error:
+            pass
+        return
 
 
 async def _remove(work: Work, id: str) -> None:

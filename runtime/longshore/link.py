@@ -34,7 +34,9 @@ LAUNCHERS: Final = {
     # Where an original containerd finds this one, ours serves io.containerd.runc.v2 too.
     "containerd-shim-runc-v2": "shim",
     "ctr": "ctr",
+    "docker": "docker",
     "docker-proxy": "docker-proxy",
+    "dockerd": "dockerd",
     "runc": "runc",
 }
 

@@ -227,3 +227,23 @@ def test_marks(tmp_path: Path) -> None:
     marks.clear([_Mount(upper, lower)])
     assert not (upper / ".dockerenv").exists()
     assert {path.name for path in (upper / "etc").iterdir()} == {"hostname"}
+    times = (upper / "etc").stat().st_mtime_ns
+    marks.make([_Mount(upper, lower)])
+    assert (upper / "etc/hostname").read_text() == "mine"
+    assert os.readlink(upper / "etc/mtab") == "/proc/mounts"
+    assert (upper / "etc").stat().st_mtime_ns == times
+
+
+def test_marks_follow_no_link(tmp_path: Path) -> None:
+    upper, lower, host = tmp_path / "upper", tmp_path / "lower", tmp_path / "host"
+    for folder in (upper, lower / "etc", host):
+        folder.mkdir(parents=True)
+    (host / "hosts").touch()
+    (upper / "etc").symlink_to(host)
+    (upper / ".dockerenv").symlink_to(host / "new")
+    with pytest.raises(OSError, match="symbolic links"):
+        marks.make([_Mount(upper, lower)])
+    (upper / ".dockerenv").unlink()
+    marks.clear([_Mount(upper, lower)])
+    marks.make([_Mount(upper, lower)])
+    assert {path.name for path in host.iterdir()} == {"hosts"}

@@ -16,6 +16,7 @@ from longshore.dockerd.records import (
     ContainerConfig,
     ContainerState,
     DeviceMapping,
+    EndpointSettings,
     HostConfig,
     MountPoint,
     MountSpec,
@@ -23,7 +24,7 @@ from longshore.dockerd.records import (
     TmpfsOptions,
     Ulimit,
 )
-from longshore.dockerd.spec import build, merge, points, process, seccomp, shm, tmpfs, validate
+from longshore.dockerd.spec import build, links, merge, points, process, seccomp, shm, tmpfs, validate
 from longshore.dockerd.spec.settings import Place, Settings
 
 ID = "b" * 64
@@ -413,3 +414,23 @@ def test_shared_propagation_reaches_the_root() -> None:
     assert spec(host)["linux"]["rootfsPropagation"] == "shared"
     assert "rootfsPropagation" not in spec()["linux"]
     assert MountPoint(type="bind", target="/x").propagation == ""
+
+
+def test_the_environment_of_a_legacy_link() -> None:
+    child = container(env=["PATH=/bin", "WORD=x"], exposed_ports={"6379/tcp": {}, "53/udp": {}, "53/tcp": {}})
+    child.networks = {"bridge": EndpointSettings(ip_address="172.17.0.9")}
+    linking = container(HostConfig(links=["/redis:my-db"]))
+    with pytest.raises(Conflict, match="Cannot link to a non running container: /web AS /web/my-db"):
+        links.environment(linking, lambda name: child)
+    child.state = ContainerState(status="running", pid=1)
+    found = links.environment(linking, lambda name: child)
+    assert found[:3] == [
+        "MY_DB_PORT=tcp://172.17.0.9:53",
+        "MY_DB_PORT_53_TCP=tcp://172.17.0.9:53",
+        "MY_DB_PORT_53_TCP_ADDR=172.17.0.9",
+    ]
+    assert found[-2:] == ["MY_DB_NAME=/web/my-db", "MY_DB_ENV_WORD=x"]
+    assert "MY_DB_PORT_6379_TCP_PROTO=tcp" in found
+    assert (
+        links.environment(container(HostConfig(links=["a:b"], network_mode="mine")), lambda name: child) == []
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from longshore.dockerd.archive.view import rows_of
@@ -40,7 +41,7 @@ _FOLDERS: Final = frozenset(
 
 
 def make(mounts: Sequence[Any]) -> None:
-    """Put the mark, and what /etc must have, into a snapshot that has just been made and isn't mounted."""
+    """Put the mark, and what /etc must have, into a snapshot that isn't mounted: just made, or cleared before."""
     for upper in _uppers(mounts):
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         os.close(os.open(os.path.join(upper, MARK), flags, 0o755))
@@ -73,19 +74,35 @@ def _is_there(below: overlay.Lowers, name: str) -> bool:
 
 
 def _make_etc(target: str, old: int, names: Sequence[str]) -> None:
-    os.mkdir(target, 0o700)
-    new = os.open(target, _DIRECTORY)
     try:
+        os.mkdir(target, 0o700)
+        brought = True
+    except FileExistsError:
+        brought = False  # the container's own by now: it keeps its attributes
+    try:
+        new = os.open(target, _DIRECTORY)
+    except OSError:
+        return  # the container has made something else of it
+    try:
+        before = os.fstat(new)
         for name in names:
-            if name == "mtab":
-                os.symlink("/proc/mounts", name, dir_fd=new)
-            else:
-                fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=new)
-                os.fchmod(fd, 0o644)
-                os.close(fd)
-        trees.copy_attributes(old, new, skip=overlay.XATTR_PREFIXES)
+            with suppress(FileExistsError):
+                _make_one(new, name)
+        if brought:
+            trees.copy_attributes(old, new, skip=overlay.XATTR_PREFIXES)
+        else:
+            os.utime(new, ns=(before.st_atime_ns, before.st_mtime_ns))
     finally:
         os.close(new)
+
+
+def _make_one(directory: int, name: str) -> None:
+    if name == "mtab":
+        os.symlink("/proc/mounts", name, dir_fd=directory)
+        return
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    os.fchmod(fd, 0o644)
+    os.close(fd)
 
 
 def clear(mounts: Iterable[Any]) -> None:
@@ -110,9 +127,12 @@ def _clear(root: int, path: str) -> None:
     except OSError:
         return
     try:
+        before = os.fstat(directory)
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if is_ours(path, status) and (stat.S_ISREG(status.st_mode) or path == _MTAB):
             os.unlink(name, dir_fd=directory)
+            times = (before.st_atime_ns, before.st_mtime_ns)
+            os.utime(f"/proc/self/fd/{directory}", ns=times)
     except FileNotFoundError:
         pass
     finally:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 
 from longshore.api.errors import Error, InvalidArgument, NotFound
+from longshore.dockerd.archive import marks
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.stop import Stopping
@@ -54,9 +56,30 @@ async def commit(
             "history": [_step(live, author, comment)],
         }
         parent = await _parent(parts, live)
+        await stack.enter_async_context(_bare(parts, live))
         info = await parts.images.make(parent, record.id, document, [name] if name else [])
     parts.publish(live, "commit", {"comment": comment, "imageID": info.id, "imageRef": name})
     return info
+
+
+@asynccontextmanager
+async def _bare(parts: Parts, live: Live) -> AsyncIterator[None]:
+    """A stopped container is without what we put into its layer, and isn't started meanwhile.
+
+    Of a running one's layer nothing may be taken: its image has an empty
+    `/.dockerenv`, too.
+    """
+    if live.has_process:
+        yield
+        return
+    async with live.lock:
+        if live.mounts is None:
+            live.mounts = await parts.snapshots(live).mounts(live.id)
+        await asyncio.to_thread(marks.clear, live.mounts)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(marks.make, live.mounts)
 
 
 async def _unpaused(stopping: Stopping, live: Live) -> None:

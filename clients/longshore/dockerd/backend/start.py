@@ -23,7 +23,7 @@ from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.engine import NetworkPlace, StdioPaths
 from longshore.dockerd.errors import Conflict, NotModified
 from longshore.dockerd.records import Container, Health
-from longshore.dockerd.spec import build
+from longshore.dockerd.spec import build, links
 from longshore.dockerd.spec.settings import Place, Settings
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class Starting:
         return live.mounts
 
     def _place(self, draft: Container, network: NetworkPlace, mounts: Sequence[Mount]) -> Place:
-        return Place(network, users.layers(mounts), self._peer, self._settings, ())
+        linked = links.environment(draft, self._peer)
+        return Place(network, users.layers(mounts), self._peer, self._settings, linked)
 
     def _peer(self, name: str) -> Container:
         return self._parts.registry.find(name).record

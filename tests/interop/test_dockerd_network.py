@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -121,6 +122,54 @@ def test_ports_nobody_chose_and_ranges(docker: OurDockerd) -> None:
     assert settings(docker, "two")["Ports"]["90/udp"] == [{"HostIp": "127.0.0.1", "HostPort": "9001"}]
     port = ports["80/tcp"][0]["HostPort"]
     eventually(lambda: fetched(docker, f"http://127.0.0.1:{port}/") == "one")
+
+
+UDP_SERVER = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 53))
+print("ready", flush=True)
+while True:
+    ask, where = server.recvfrom(4096)
+    server.sendto(sys.argv[1].encode(), where)
+"""
+UDP_CLIENT = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(2)
+client.connect(("172.17.0.1", 5353))
+for _ in sys.stdin:
+    client.send(b"x")
+    print(client.recv(4096).decode(), flush=True)
+"""
+
+
+@contextmanager
+def udp_server(docker: OurDockerd, name: str) -> Iterator[None]:
+    enter = ["nsenter", "-n", "-t", docker.inspect(name, ".State.Pid")]
+    words = [*enter, sys.executable, "-I", "-c", UDP_SERVER, name]
+    with docker.host.popen(words, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        try:
+            yield
+        finally:
+            os.kill(host.innermost(server.pid), signal.SIGKILL)
+
+
+def test_a_flow_follows_its_port(docker: OurDockerd) -> None:
+    """A client of a UDP port that never pauses reaches the next container behind it, not the last one's address."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with docker.host.popen([sys.executable, "-I", "-c", UDP_CLIENT], **pipes) as client:
+        assert client.stdin is not None and client.stdout is not None
+        for name in ("first", "second"):
+            serve(docker, f"beside-{name}")  # so that the next one has another address
+            serve(docker, name, "--publish", "5353:53/udp")
+            with udp_server(docker, name):
+                client.stdin.write(b"\n")
+                client.stdin.flush()
+                assert client.stdout.readline().decode().strip() == name
+            docker("rm", "--force", name)
+        client.stdin.close()
 
 
 def test_names_on_a_network_of_the_user(docker: OurDockerd) -> None:

@@ -270,10 +270,10 @@ def delete_default(gateway: str, index: int, version: int = 4) -> Message:
 
 
 class Netlink:
-    """A blocking rtnetlink socket; not for two threads at once."""
+    """A blocking netlink socket, rtnetlink's unless `protocol` says otherwise; not for two threads at once."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.bind((0, 0))
@@ -327,7 +327,8 @@ class Netlink:
             yield kind, sequence, data[offset + _HEADER.size : offset + size]
             offset += size + (-size % 4)
 
-    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Everything of a kind: the bodies of the answers. OSError."""
         self._socket.send(self._pack(Message(kind, NLM_F_DUMP, body), 0))
         found: list[bytes] = []
         while True:
@@ -342,7 +343,7 @@ class Netlink:
                 found.append(data)
 
     def links(self) -> list[Link]:
-        return [_parse_link(data) for data in self._dump(RTM_GETLINK, _link())]
+        return [_parse_link(data) for data in self.dump(RTM_GETLINK, _link())]
 
     def link(self, name: str) -> Link | None:
         """By name; None if there is none."""
@@ -363,10 +364,10 @@ class Netlink:
     def addresses(self) -> list[tuple[int, str, int]]:
         """(link index, address, prefix length) of all."""
         found = []
-        for data in self._dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
+        for data in self.dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
             family, prefix, _, _, index = _ADDRESS.unpack_from(data)
-            attributes = dict(_attributes(data[_ADDRESS.size :]))
-            packed = attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS)
+            own = dict(attributes(data[_ADDRESS.size :]))
+            packed = own.get(IFA_LOCAL) or own.get(IFA_ADDRESS)
             if packed is not None:
                 found.append((index, socket.inet_ntop(family, packed), prefix))
         return found
@@ -374,18 +375,19 @@ class Netlink:
     def routes(self) -> list[tuple[str, int, int]]:
         """(destination, prefix length, link index) of the main table's unicast routes, without the default ones."""
         found = []
-        for data in self._dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
+        for data in self.dump(RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
             family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(data)
-            attributes = dict(_attributes(data[_ROUTE.size :]))
-            destination = attributes.get(RTA_DST)
+            own = dict(attributes(data[_ROUTE.size :]))
+            destination = own.get(RTA_DST)
             if table != RT_TABLE_MAIN or kind != RTN_UNICAST or destination is None:
                 continue
-            (index,) = _NUMBER.unpack(attributes.get(RTA_OIF, bytes(4)))
+            (index,) = _NUMBER.unpack(own.get(RTA_OIF, bytes(4)))
             found.append((socket.inet_ntop(family, destination), prefix, index))
         return found
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(kind, value) of each; stops at what is none."""
     offset = 0
     while offset + 4 <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, offset)
@@ -397,15 +399,15 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _parse_link(data: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(data)
-    attributes = dict(_attributes(data[_LINK.size :]))
-    info = dict(_attributes(attributes.get(IFLA_LINKINFO, b"")))
+    own = dict(attributes(data[_LINK.size :]))
+    info = dict(attributes(own.get(IFLA_LINKINFO, b"")))
     return Link(
         index,
-        attributes.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
+        own.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(),
         flags,
-        attributes.get(IFLA_ADDRESS, b"").hex(":"),
-        _NUMBER.unpack(attributes.get(IFLA_MASTER, bytes(4)))[0],
+        own.get(IFLA_ADDRESS, b"").hex(":"),
+        _NUMBER.unpack(own.get(IFLA_MASTER, bytes(4)))[0],
         info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
-        _NUMBER.unpack(attributes.get(IFLA_MTU, bytes(4)))[0],
-        _NUMBER.unpack(attributes.get(IFLA_LINK, bytes(4)))[0],
+        _NUMBER.unpack(own.get(IFLA_MTU, bytes(4)))[0],
+        _NUMBER.unpack(own.get(IFLA_LINK, bytes(4)))[0],
     )

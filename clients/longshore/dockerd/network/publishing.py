@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import structlog
 
 from longshore.api import errors
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.network import ports, rules
+from longshore.dockerd.network import conntrack, ports, rules
 from longshore.dockerd.network.bridge import HOST_BINDING
 from longshore.dockerd.network.ports import Ports
 from longshore.dockerd.network.proxies import Proxies
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from longshore.dockerd.network.settings import Settings
     from longshore.dockerd.records import Container
     from longshore.zygote.client import Zygote
+
+log = structlog.get_logger(__name__)
 
 
 class Publishing:
@@ -71,6 +75,17 @@ class Publishing:
         write()
         await _all(self._start_proxies(endpoint, bound), self._open(network, endpoint))
         write()
+        await self._forget_flows(endpoint.mappings)
+
+    @staticmethod
+    async def _forget_flows(mappings: Sequence[Mapping]) -> None:
+        ports = {each.host_port for each in mappings if each.protocol == "udp"}
+        if not ports:
+            return
+        try:
+            await asyncio.to_thread(conntrack.forget_udp, ports)
+        except OSError as error:
+            log.warning("flows of UDP ports can't be forgotten", error=str(error))
 
     async def _start_proxies(self, endpoint: Endpoint, bound: list[ports.Bound]) -> None:
         if not self._settings.userland_proxy:
@@ -100,6 +115,7 @@ class Publishing:
         endpoint.proxies = []
         try:
             await _all(self._proxies.stop(proxies), *changes)
+            await self._forget_flows(mappings)
         finally:
             endpoint.mappings = []
             for mapping in mappings:

@@ -245,6 +245,5 @@ ROUTES = (
     Route("POST", "/containers/{name}/wait", wait),
     Route("POST", "/containers/{name}/attach", attach_streams, hijacks=True),
     Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
-    Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
     Route("DELETE", "/containers/{name}", remove),
 )

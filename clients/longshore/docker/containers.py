@@ -266,7 +266,7 @@ def port(app: App, /, container: str, wanted: str | None) -> None:
     if wanted:
         name = wanted if "/" in wanted else f"{wanted}/tcp"
         if not found.get(name):
-            raise Failure(f"no public port '{wanted}' published for {container}")
+            raise Failure(f"Error: No public port '{wanted}' published for {container}")
         for binding in found[name]:
             click.echo(_binding(binding))
         return

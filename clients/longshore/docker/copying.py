@@ -53,7 +53,7 @@ def split(text: str) -> tuple[str, str]:
 def _absolute(path: str) -> str:
     kept = "/" if path.endswith(("/", "/.")) and path.strip("/.") else ""
     dot = "." if path.endswith("/.") else ""
-    return posixpath.normpath(f"/{path}") + kept + dot
+    return posixpath.normpath("/" + path.lstrip("/")) + kept + dot
 
 
 def _stat(answer: HTTPResponse) -> dict[str, Any]:

@@ -213,7 +213,9 @@ def key(flag: Flag) -> str:
 
 def make(values: dict[str, Any], image: str, command: Sequence[str]) -> dict[str, Any]:
     """The body of POST /containers/create. Raises Failure with status 125."""
-    body: dict[str, Any] = {"Image": image, "Cmd": list(command) or None, "HostConfig": {}}
+    host = {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "ConsoleSize": [0, 0]}
+    host |= {name: [] for name in ("Dns", "DnsOptions", "DnsSearch")}
+    body: dict[str, Any] = {"Image": image, "Cmd": list(command) or None, "HostConfig": host}
     for flag in FLAGS:
         given = values.get(key(flag))
         if given is None or given == ():

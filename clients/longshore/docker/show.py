@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from longshore.docker.api import Failure
 from longshore.docker.templates import Template, to_json
 
 PADDING = 3
@@ -89,7 +90,11 @@ def inspected(documents: list[Any], form: str) -> None:
         return
     template = Template(unescaped(form))
     for document in documents:
-        click.echo(template.render(document))
+        try:
+            click.echo(template.render(document))
+        except Failure as failure:
+            click.echo()
+            raise Failure(f"template parsing error: {failure}") from None
 
 
 def pretty(document: Any) -> str:

@@ -135,7 +135,7 @@ class Containers:
 
     async def inspect(self, name: str, version: tuple[int, int], size: bool = False) -> dict[str, Any]:
         live = self.live(name)
-        document = describe.inspect(live, version)
+        document = describe.inspect(live, version, self.parts.networks.sandbox_key(live.id))
         if size:
             document |= await self.listing.sizes(live)
         return document

@@ -13,6 +13,10 @@ from longshore.dockerd.backend.registry import links
 from longshore.dockerd.backend.times import rfc3339
 from longshore.dockerd.records import Container, ContainerState, EndpointSettings, MountPoint
 
+PREDEFINED: Final = ("bridge", "host", "none")
+SHORT_ID_IS_NO_ALIAS: Final = (1, 45)
+"""Since this version the short ID stands among DNSNames only."""
+
 # What Go leaves out when it is empty.
 _OPTIONAL_CONFIG: Final = (
     "ExposedPorts ArgsEscaped NetworkDisabled MacAddress StopSignal StopTimeout Shell Healthcheck"
@@ -32,7 +36,8 @@ def trimmed(document: Mapping[str, Any], words: str) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value or key not in optional}
 
 
-def inspect(live: Live, version: tuple[int, int]) -> dict[str, Any]:
+def inspect(live: Live, version: tuple[int, int], sandbox_key: str = "") -> dict[str, Any]:
+    """`sandbox_key` is the path of its network namespace, "" without one."""
     record = live.record
     return {
         "Id": record.id,
@@ -55,7 +60,7 @@ def inspect(live: Live, version: tuple[int, int]) -> dict[str, Any]:
         "GraphDriver": {"Data": None, "Name": record.driver},
         "Mounts": [mount(point) for point in record.mounts],
         "Config": config(record),
-        "NetworkSettings": network_settings(record, version),
+        "NetworkSettings": network_settings(record, version, sandbox_key),
     }
 
 
@@ -127,25 +132,29 @@ def mount(point: MountPoint) -> dict[str, Any]:
     return document | {"Mode": point.mode, "RW": point.writable, "Propagation": point.propagation}
 
 
-def endpoint(found: EndpointSettings, version: tuple[int, int]) -> dict[str, Any]:
-    document: dict[str, Any] = plain(found)
+def endpoint(record: Container, name: str, version: tuple[int, int]) -> dict[str, Any]:
+    """One network of a container."""
+    document: dict[str, Any] = plain(record.networks[name])
     if document["IPAMConfig"]:
-        document["IPAMConfig"] = {name: value for name, value in document["IPAMConfig"].items() if value}
-    for name, since in (("DNSNames", (1, 44)), ("GwPriority", (1, 48))):
+        document["IPAMConfig"] = {key: value for key, value in document["IPAMConfig"].items() if value}
+    if version < SHORT_ID_IS_NO_ALIAS and name not in PREDEFINED:
+        document["Aliases"] = [*(document["Aliases"] or ()), record.id[:12]]
+    for key, since in (("DNSNames", (1, 44)), ("GwPriority", (1, 48))):
         if version < since:
-            document.pop(name)
+            document.pop(key)
     return document
 
 
-def network_settings(record: Container, version: tuple[int, int]) -> dict[str, Any]:
-    running = record.state.status in ("running", "paused")
-    networks = record.networks
-    first = networks.get("bridge") or EndpointSettings()
-    key = f"/var/run/docker/netns/{record.id[:12]}" if running else ""
+def endpoints(record: Container, version: tuple[int, int]) -> dict[str, Any]:
+    return {name: endpoint(record, name, version) for name in record.networks}
+
+
+def network_settings(record: Container, version: tuple[int, int], sandbox_key: str) -> dict[str, Any]:
+    first = record.networks.get("bridge") or EndpointSettings()
     return {
         "Bridge": "",
-        "SandboxID": record.id if running and networks else "",
-        "SandboxKey": key if networks else "",
+        "SandboxID": record.id if sandbox_key else "",
+        "SandboxKey": sandbox_key,
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
@@ -160,5 +169,5 @@ def network_settings(record: Container, version: tuple[int, int]) -> dict[str, A
         "IPPrefixLen": first.ip_prefix_len,
         "IPv6Gateway": first.ipv6_gateway,
         "MacAddress": first.mac_address if first.endpoint_id else "",
-        "Networks": {name: endpoint(found, version) for name, found in networks.items()},
+        "Networks": endpoints(record, version),
     }

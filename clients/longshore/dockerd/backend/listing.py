@@ -103,11 +103,7 @@ class Listing:
             "State": record.state.status,
             "Status": status(record.state),
             "HostConfig": {"NetworkMode": record.host_config.network_mode},
-            "NetworkSettings": {
-                "Networks": {
-                    name: describe.endpoint(found, version) for name, found in record.networks.items()
-                }
-            },
+            "NetworkSettings": {"Networks": describe.endpoints(record, version)},
             "Mounts": [describe.mount(point) for point in record.mounts],
         }
         if size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import bz2
 import gzip
 import io
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from longshore.api.errors import InvalidArgument, NotFound
+from longshore.api.errors import Error, InvalidArgument, NotFound
 from longshore.client.content import digest_of
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.images import names
@@ -313,13 +314,44 @@ async def test_make(images: Images) -> None:
         tar_of({"manifest.json": b'[{"Config": {}, "Layers": 3}]'}),
         tar_of({"blobs/sha256/" + "0" * 64: b"something else"}),
         docker_archive(["box"], layer("a"))[:3000],
+        tar_of({"manifest.json": b"[" * 100_000}),
+        tar_of({"oci-layout": b"{}", "index.json": b"[1]"}),
+        tar_of({"oci-layout": b"{}", "index.json": b'{"manifests": [7]}'}),
+        tar_of(
+            {"oci-layout": b"{}", "index.json": b'{"manifests": [{"digest": "sha256:../../x", "size": 3}]}'}
+        ),
+        docker_archive(["box"], layer("a"), Labels=["no", "dictionary"]),
+        docker_archive(["box"], layer("a"), Labels={"a": {"b": 1}}),
+        docker_archive(["box"], layer("a"), layer("a")).replace(b"sha256:", b"sha257:"),
+        docker_archive(["box"], b"no tar" * 1000),
+        tar_of({f"{place}.json": bytes(8 << 20) for place in range(9)}),
     ],
+    ids=lambda archive: "",
 )
 async def test_bad_archives(images: Images, archive: bytes) -> None:
-    with pytest.raises(Exception) as error:
+    with pytest.raises(Error):
         await load(images, archive)
-    assert type(error.value).__module__.startswith("longshore"), error.value
     assert await images.client.images.list() == []
+    await images.client.leases.delete((await images.client.leases.create()).id, sync=True)
+    assert await images.client.content.statuses() == []
+    assert await images.client.content.list() == []
+    assert await images.client.snapshots().list() == []
+
+
+async def test_names_change_one_at_a_time(images: Images) -> None:
+    """Many at once: a name is one image's, and none that has a name counts as nameless."""
+    for place in range(3):
+        await load(images, docker_archive([f"kept:{place}", f"gone:{place}"], layer(f"l{place}")))
+    ids = [(await images.resolve(f"kept:{place}")).id for place in range(3)]
+    await asyncio.gather(
+        *(images.tag(ids[turn % 3], names.parse(f"moving:{turn % 4}")) for turn in range(24)),
+        *(images.remove(f"gone:{place}", []) for place in range(3)),
+    )
+    entries = await images.catalogue.entries()
+    assert set(entries) == set(ids)
+    tags = [tag for entry in entries.values() for tag in entry.repo_tags]
+    assert sorted(tags) == [*(f"kept:{place}" for place in range(3)), *(f"moving:{p}" for p in range(4))]
+    assert not [r for entry in entries.values() for r in entry.records if names.is_dangling(r.name)]
 
 
 async def test_a_bad_name_in_an_archive(images: Images) -> None:

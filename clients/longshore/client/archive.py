@@ -104,6 +104,10 @@ class ArchiveSource:
     async def _oci(self) -> list[Named]:
         data = self._files["index.json"]
         index = _json(data, "index.json")
+        if not isinstance(index, dict) or not all(
+            isinstance(entry, dict) for entry in index.get("manifests") or ()
+        ):
+            raise InvalidArgument("archive has an index.json of another form: invalid argument")
         blob = Descriptor(media_type=oci.INDEX, digest=digest_of(data), size=len(data))
         await self._client.content.write(f"index-{blob.digest}", data, labels=oci.gc_labels(index))
         self.index = blob
@@ -143,7 +147,7 @@ def _target(name: str, member: tarfile.TarInfo) -> str:
 def _json(data: bytes, what: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"archive has a bad {what}: {error}: invalid argument") from None
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Record = pb.Image
 
+DEEPEST = 8  # indexes in indexes
+LARGEST_DOCUMENT = 8 << 20  # bytes of a manifest or index
+
 
 class Image:
     """One image of this namespace, for one platform (the host's unless said otherwise)."""
@@ -375,7 +378,7 @@ class Images:
         return [Image(self._client, record) for record in answer.images]
 
 
-async def store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> None:
+async def store_tree(client: AsyncClient, source: Source, blob: Descriptor, depth: int = 0) -> None:
     """Store a blob of a source and what it refers to; the client should hold a lease.
 
     Children are labelled first, so that a collection never sees a gap.
@@ -388,11 +391,17 @@ async def store_tree(client: AsyncClient, source: Source, blob: Descriptor) -> N
         await client.content.write(ingest_ref(blob), source.open(blob), size=blob.size, expected=blob.digest)
     if blob.media_type not in oci.INDEXES | oci.MANIFESTS:
         return
-    document = json.loads(await client.content.read(blob.digest))
+    if depth > DEEPEST:
+        raise FailedPrecondition(f"{blob.digest} lies below too many indexes: failed precondition")
+    try:
+        document = json.loads(await client.content.read(blob.digest, limit=LARGEST_DOCUMENT))
+        oci.children(document)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise DataLoss(f"blob {blob.digest} is no manifest: {error}: data loss") from None
     await client.content.label(blob.digest, oci.gc_labels(document))
     for child in oci.children(document):
         try:
-            await store_tree(client, source, child)
+            await store_tree(client, source, child, depth + 1)
         except NotFound:
             # An index may name platforms that the source left out.
             if "manifests" not in document:

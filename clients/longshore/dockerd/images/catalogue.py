@@ -26,6 +26,37 @@ MANIFEST_LABEL: Final = "longshore.io/docker.manifest"
 _AT_A_TIME: Final = 32  # calls to containerd under way while many images are read
 _LARGEST: Final = 8 << 20  # bytes of a manifest or configuration
 _DEEPEST: Final = 8  # indexes in indexes
+_UNREADABLE: Final = (Error, KeyError, TypeError, ValueError, AttributeError, RecursionError)
+
+
+class _History(msgspec.Struct):
+    created: str | None = None
+    created_by: str | None = None
+    author: str | None = None
+    comment: str | None = None
+    empty_layer: bool | None = None
+
+
+class _Config(msgspec.Struct):
+    labels: dict[str, str] | None = msgspec.field(default=None, name="Labels")
+
+
+class _Rootfs(msgspec.Struct):
+    diff_ids: list[str] | None = None
+
+
+class _Image(msgspec.Struct):
+    """What a configuration must look like for us to read it: it is somebody else's, and may be anything."""
+
+    rootfs: _Rootfs
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+    created: str | None = None
+    author: str | None = None
+    comment: str | None = None
+    config: _Config | None = None
+    history: list[_History] | None = None
 
 
 class Facts(NamedTuple):
@@ -130,7 +161,7 @@ class Catalogue:
         async with self._slots:
             try:
                 facts, lasting = await self._read(record)
-            except (Error, KeyError, TypeError, ValueError, AttributeError):
+            except _UNREADABLE:
                 return None  # somebody else's record: an attestation, a chart, an index without our platform
         if lasting:
             self._facts[_key(record)] = facts
@@ -165,14 +196,15 @@ class Catalogue:
                 if "manifests" in document:
                     return await self._of_index(document, depth + 1)
                 return await self._image(blob, document)
-            except (Error, KeyError, TypeError):
+            except _UNREADABLE:
                 continue
         raise NotFound("no image of this index is here: not found")
 
     async def _image(self, manifest: Descriptor, document: Mapping[str, Any]) -> Facts:
         config_blob = oci.descriptor(document["config"])
         config = await self.document(config_blob)
-        diff_ids = tuple(config["rootfs"].get("diff_ids") or ())
+        shape = msgspec.convert(config, _Image)
+        diff_ids = tuple(shape.rootfs.diff_ids or ())
         layers = tuple(map(oci.descriptor, document.get("layers") or ()))
         if len(layers) != len(diff_ids):
             raise ValueError(f"{manifest.digest} is no image of a container")
@@ -192,7 +224,8 @@ class Catalogue:
     async def document(self, blob: Descriptor) -> dict[str, Any]:
         """A manifest, index or configuration. Raises NotFound, ValueError."""
         data = await self._client.content.read(blob.digest, limit=_LARGEST)
-        return msgspec.json.decode(data, type=dict[str, Any])
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+        return found
 
     async def size(self, facts: Facts) -> int:
         """Bytes of the unpacked layers; of the packed ones, if it isn't unpacked."""

@@ -338,13 +338,14 @@ class Images(ImageSource):
         self, entry: Entry, references: Sequence[Reference], done: list[dict[str, str]]
     ) -> Entry:
         """Take names away; the image itself stays as one without a name. What it has left."""
-        going = list(references)
-        left = [reference for reference in entry.references if reference not in going]
-        for reference in references:
-            orphans = removal.orphaned(reference, left)
-            going += orphans
-            left = [other for other in left if other not in orphans]
         async with self._names:
+            entry = (await self.catalogue.entries()).get(entry.id, entry)
+            going = [reference for reference in references if reference in entry.references]
+            left = [reference for reference in entry.references if reference not in going]
+            for reference in list(going):
+                orphans = removal.orphaned(reference, left)
+                going += orphans
+                left = [other for other in left if other not in orphans]
             if not left:
                 await self._keep(entry)
             for reference in going:
@@ -383,6 +384,8 @@ class Images(ImageSource):
         async with self._names:
             entries = await self.catalogue.entries()
             present = entries.pop(entry.id, entry)
+            if present.references:
+                return  # somebody has just named it
             for record in present.records:
                 with contextlib.suppress(NotFound):
                     await self.client.images.delete(record.name, sync=True)

@@ -3,7 +3,7 @@
 # make soak    the same with the full counts: hundreds of kills, storms, fuzzing
 # make bench   side by side with the Go parts
 # make lint    style only
-# make compose-images  what docker-compose.test.yml builds its images from
+# make test-images  what docker-compose.test.yml builds its images from
 # make protos  compile the .proto files
 # make venv    the virtualenv that the others use
 
@@ -14,7 +14,7 @@ PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/pytest
 WORKERS ?= 2
 
-.PHONY: run test soak bench lint format protos compose-images venv clean
+.PHONY: run test soak bench lint format protos test-images venv clean
 
 run: venv
 	$(BIN)/longshore demo
@@ -37,7 +37,7 @@ format: venv
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-compose-images: venv
+test-images: venv
 	PYTHONPATH=tests $(BIN)/python -m support.compose .cache/compose
 
 venv protos: $(VENV)/.stubs

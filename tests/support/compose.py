@@ -1,4 +1,4 @@
-"""The build contexts of docker-compose.test.yml: ``python -m support.compose FOLDER``, or ``make compose-images``.
+"""The build contexts of docker-compose.test.yml: ``python -m support.compose FOLDER``, or ``make test-images``.
 
 Each is a Dockerfile that copies a root file system into an empty image. The
 root file systems are unpacked Debian packages, and for the daemon our own
@@ -48,6 +48,20 @@ ENTRYPOINT ["/usr/bin/longshore", "containerd", \\
             "--root", "/var/lib/longshore", "--state", "/run/longshore", \\
             "--address", "/run/longshore/containerd.sock"]
 """
+# What the tests' client does, in the containerd's image. FIFOs lie where both containers have the same folder.
+CLIENT = """#!/bin/sh
+set -e
+export CONTAINERD_ADDRESS=/run/longshore/containerd.sock
+image=registry:5000/tools:1
+until longshore ctr version > /dev/null 2>&1; do sleep 0.2; done
+longshore image from-host busybox -t $image
+longshore ctr images push --plain-http $image
+longshore ctr images rm $image
+longshore ctr images pull --plain-http $image
+longshore ctr run --rm --fifo-dir /run/longshore/fifo $image test busybox echo a container in a container
+longshore ctr images rm $image
+echo the stack works
+"""
 REGISTRY_CONFIG = """version: 0.1
 storage:
   filesystem:
@@ -95,6 +109,10 @@ def containerd(context: Path) -> None:
     for name in ("longshore", "containerd-shim-longshore-v1"):
         (root / "usr/bin" / name).write_text(LAUNCHER)
         (root / "usr/bin" / name).chmod(0o755)
+
+    client = root / "usr/bin/try-the-stack"
+    client.write_text(CLIENT)
+    client.chmod(0o755)
 
 
 def main() -> int:

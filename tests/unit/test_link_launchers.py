@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from longshore import link
+from longshore.init import native as init
 from longshore.launcher import PROGRAMS
 from longshore.oci import native
 
@@ -20,6 +21,9 @@ VERSIONS = {
     "containerd-shim-longshore-v1": ("-v", "Version:"),
     "containerd-shim-runc-v2": ("-v", "Version:"),
     "ctr": ("--version", "ctr longshore"),
+    "docker": ("--version", "Docker version"),
+    "docker-proxy": ("-version", "docker-proxy"),
+    "dockerd": ("--version", "Docker version"),
     "runc": ("--version", "runc version"),
 }
 
@@ -40,6 +44,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def _link(folder: Path) -> None:
     assert set(map(Path, link.link(str(folder)))) == {
         *(folder / name for name in VERSIONS),
+        *([folder / "docker-init"] if init.BINARY.exists() else []),
         folder / link.RUNTIME,
     }
 
@@ -85,10 +90,10 @@ def test_runc_of_another_python_says_so(folder: Path, tmp_path: Path) -> None:
 
 
 def test_again_replaces(folder: Path) -> None:
-    before = os.stat(folder / "ctr").st_ino
+    before, names = os.stat(folder / "ctr").st_ino, os.listdir(folder)
     link.link(str(folder))
     assert os.stat(folder / "ctr").st_ino != before
-    assert sorted(os.listdir(folder)) == sorted([*VERSIONS, link.RUNTIME])
+    assert sorted(os.listdir(folder)) == sorted(names)
 
 
 @pytest.mark.parametrize("kind", ["file", "script", "link", "folder", "dangling"])

@@ -27,6 +27,7 @@ from bench import (
     content,
     ctr_commands,
     daemons,
+    dockers,
     execs,
     lifecycle,
     memory,
@@ -53,6 +54,7 @@ SCENARIOS = {
     "pull": pull.measure,
     "cold": cold.measure,
     "records": records.measure,
+    "docker": dockers.measure,
     "memory": memory.measure,
 }
 INSIDE = "LONGSHORE_BENCH_INSIDE"

@@ -368,3 +368,19 @@ def test_a_client_that_dies_leaves_the_container_running(docker: OurDockerd) -> 
     client.stdout.close()
     first = docker("logs", "--tail", "1", "loud").stdout
     until(lambda: docker("logs", "--tail", "1", "loud").stdout != first)
+
+
+def test_a_shim_that_dies_while_dockerd_is_dead(docker: OurDockerd) -> None:
+    """Nothing is left of its task then but what containerd's journal tells."""
+    docker("run", "--detach", "--name", "box", BUSYBOX, "sleep", "1000")
+    pid = docker.inspect("box", ".State.Pid")
+    parent = docker.host.run(["sh", "-c", f"awk '/^PPid/ {{print $2}}' /proc/{pid}/status"]).stdout.strip()
+    docker.kill9()
+    docker.host.run(["kill", "-9", parent])
+    tasks = ("--namespace", "moby", "tasks", "ls", "-q")
+    until(lambda: docker.containerd.go_ctr(*tasks).stdout == "")
+    docker.start()
+    assert docker.inspect("box", ".State.Status") == "exited"
+    assert docker.inspect("box", ".State.ExitCode") == "137"
+    docker("start", "box")
+    assert docker.running() == {"box"}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -28,8 +29,14 @@ log = structlog.get_logger("dockerd.monitor")
 
 RETRY_SECONDS = 0.1
 LONGEST_RETRY = 2.0
+REPLAY_SECONDS = 10.0
+MARK = "/longshore/dockerd/mark"
 LOST = 255
 """The exit code of a container whose task vanished and left no word."""
+
+
+Missed: TypeAlias = Mapping[tuple[str, int], Exit]
+"""Exits by container and pid that were told while nobody listened."""
 
 
 def nanoseconds(stamp: Timestamp) -> int:
@@ -45,12 +52,12 @@ class Monitor:
         self._working: set[asyncio.Task[None]] = set()
         self._seen_ns = 0
 
-    async def start(self, reconcile: Callable[[], Awaitable[None]]) -> None:
+    async def start(self, reconcile: Callable[[Missed], Awaitable[None]]) -> None:
         """Subscribe, reconcile, then follow; the first failure is raised, later ones are tried again."""
         since = min((live.record.state.started_ns for live in self._parts.registry if live.alive), default=0)
         subscription = await self._subscribe(since)
         try:
-            await reconcile()
+            await reconcile(await self._replayed(subscription))
         except BaseException:
             subscription.close()
             raise
@@ -65,16 +72,34 @@ class Monitor:
     async def _subscribe(self, since_ns: int) -> Subscription:
         """A daemon with a journal tells again what happened since then; what is known already is ignored."""
         client = self._parts.client
-        filter = f"namespace=={client.namespace},topic~=|^/tasks/|"
-        return await client.events.subscribe(filter, since_time_ns=since_ns or time.time_ns())
+        filters = (f"namespace=={client.namespace},topic~=|^/tasks/|", f'topic=="{MARK}"')
+        return await client.events.subscribe(*filters, since_time_ns=since_ns or time.time_ns())
+
+    async def _replayed(self, subscription: Subscription) -> Missed:
+        """Exits that the journal tells of; a mark of our own shows where it ends. Nothing without a journal."""
+        if subscription.head is None:
+            return {}
+        found: dict[tuple[str, int], Exit] = {}
+        token = secrets.token_hex(8)
+        await self._parts.client.events.publish(MARK, events.TaskOOM(container_id=token))
+        with suppress(TimeoutError, StopAsyncIteration):
+            async with asyncio.timeout(REPLAY_SECONDS):
+                while True:
+                    message = (await subscription.next()).message
+                    if isinstance(message, events.TaskOOM) and message.container_id == token:
+                        break
+                    if isinstance(message, events.TaskExit) and message.id == message.container_id:
+                        found[message.container_id, message.pid] = _exit(message)
+        return found
 
     async def _run(self, subscription: Subscription) -> None:
         while True:
             try:
-                async for event in subscription:
+                while True:
+                    event = await subscription.next()
                     self._seen_ns = event.time_ns
                     self._handle(event)
-            except Error as error:
+            except (Error, StopAsyncIteration) as error:
                 log.info("containerd's events ended", error=str(error))
             except Exception:
                 log.exception("an event could not be handled")
@@ -88,7 +113,7 @@ class Monitor:
             with suppress(Error):
                 subscription = await self._subscribe(self._seen_ns)
                 try:
-                    await self.reconcile()
+                    await self.reconcile(await self._replayed(subscription))
                 except BaseException:
                     subscription.close()
                     raise
@@ -104,7 +129,7 @@ class Monitor:
         if isinstance(message, events.TaskOOM):
             self._out_of_memory(message.container_id)
         elif isinstance(message, events.TaskExit):
-            exit = Exit(message.pid, message.exit_status, nanoseconds(message.exited_at))
+            exit = _exit(message)
             live = self._parts.registry.get(message.container_id)
             if message.id and message.id != message.container_id:
                 self._spawn(self._execs.ended(live, message.container_id, message.id, exit))
@@ -130,21 +155,26 @@ class Monitor:
 
     # -- after a gap
 
-    async def reconcile(self) -> None:
+    async def reconcile(self, missed: Missed) -> None:
         """Compare what should run with what does. Raises Unavailable while containerd is not there."""
         found = {task.id: task for task in await self._parts.client.tasks.list()}
         for live in self._parts.registry:
             pid = live.record.state.pid
             if live.has_process and not live.lock.locked():
-                exit = exit_of(live, found.get(live.id))
+                exit = exit_of(live, found.get(live.id), missed)
                 if exit is not None:
                     self._spawn(self._exits.ended(live, exit._replace(pid=pid)))
 
 
-def exit_of(live: Live, task: State | None) -> Exit | None:
+def _exit(message: events.TaskExit) -> Exit:
+    return Exit(message.pid, message.exit_status, nanoseconds(message.exited_at))
+
+
+def exit_of(live: Live, task: State | None, missed: Missed) -> Exit | None:
     """None while it runs."""
-    if task is None:
-        return Exit(live.record.state.pid, LOST, time.time_ns())
+    pid = live.record.state.pid
+    if task is None:  # somebody else deleted it, perhaps containerd itself after its shim died
+        return missed.get((live.id, pid)) or Exit(pid, LOST, time.time_ns())
     if task.status == task_pb2.STOPPED:
         return Exit(task.pid, task.exit_status, nanoseconds(task.exited_at))
     return None

@@ -22,7 +22,7 @@ from longshore.dockerd.backend.checks import Checks
 from longshore.dockerd.backend.create import LABEL
 from longshore.dockerd.backend.exits import Exit, Exits
 from longshore.dockerd.backend.live import Live
-from longshore.dockerd.backend.monitor import exit_of
+from longshore.dockerd.backend.monitor import Missed, exit_of
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.remove import Removal
 from longshore.dockerd.backend.start import forget_record
@@ -50,7 +50,7 @@ class Recovery:
         self._come_up = come_up
         self._starting: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
+    async def run(self, missed: Missed) -> None:
         """Returns when every record is true again; restart policies are followed in the background."""
         parts = self._parts
         tasks = {task.id: task for task in await parts.client.tasks.list()}
@@ -61,7 +61,7 @@ class Recovery:
             if live.id not in snapshots and not live.record.has_been_started:
                 ended.append(self._half_made(live))
             elif live.has_process:
-                ended.append(self._was_running(live, task))
+                ended.append(self._was_running(live, task, missed))
             else:
                 ended.append(self._was_not_running(live, task))
         for result in await asyncio.gather(*ended, return_exceptions=True):
@@ -92,8 +92,8 @@ class Recovery:
         async with live.lock:
             await self._removal.remove(live, volumes=True)
 
-    async def _was_running(self, live: Live, task: State | None) -> None:
-        exit = exit_of(live, task)
+    async def _was_running(self, live: Live, task: State | None, missed: Missed) -> None:
+        exit = exit_of(live, task, missed)
         created = task is not None and task.status == task_pb2.CREATED
         if created:  # we died between its creation and its start, which was never answered
             exit = Exit(live.record.state.pid, 255, 0)

@@ -91,14 +91,20 @@ class Firewall:
         try:
             while self._waiting:
                 changes, self._waiting = self._waiting, []
-                await self._apply(changes)
+                try:
+                    await self._apply(changes)
+                except BaseException as error:
+                    _fail(changes, error)
+                    raise
         finally:
             self._running = None
+            _fail(self._waiting, ServerError("the packet filter is no longer changed"))
+            self._waiting = []
 
     async def _apply(self, changes: list[_Change]) -> None:
         try:
             await self._together(changes)
-        except ServerError as error:
+        except (ServerError, OSError) as error:
             if len(changes) == 1:
                 changes[0].done.set_exception(error)
                 return
@@ -151,3 +157,9 @@ class Firewall:
             reason = done.stderr.decode(errors="replace").strip()
             raise ServerError(f"{' '.join(words)} failed: {reason} (exit status {done.returncode})")
         return done.stdout.decode(errors="replace")
+
+
+def _fail(changes: Iterable[_Change], error: BaseException) -> None:
+    for change in changes:
+        if not change.done.done():
+            change.done.set_exception(error)

@@ -266,6 +266,8 @@ class Networks(NetworkSource):
             await self._state.commit(Put(KIND, record.id, record))
             if not record.config_only:
                 await self._drivers.of(record.driver).bring_up(network)
+            if record.driver == "macvlan":  # now it is known whether the parent is ours
+                await self._state.commit(Put(KIND, record.id, record))
         except BaseException as error:
             await self._destroy(network)
             if isinstance(error, OSError):

@@ -101,14 +101,13 @@ class Proxies:
 
     def _spawn(self, words: list[str], status: int) -> subprocess.Popen[bytes]:
         # The status pipe has to be descriptor 3: a shell puts it there, as no Python may run between fork and exec.
-        command = ["/bin/sh", "-c", f'exec "$@" 3>&{status}', "sh", *words]
+        command = ["/bin/sh", "-c", 'exec "$@" 3>&1 1>&2', "sh", *words]
         try:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=status,
                 stderr=subprocess.DEVNULL,
-                pass_fds=[status],
                 start_new_session=True,
                 cwd=self._folder,
             )

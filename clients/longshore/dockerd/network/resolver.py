@@ -30,7 +30,9 @@ log = structlog.get_logger(__name__)
 _PATIENCE: Final = 4.0
 """Seconds for one server outside."""
 _MOST_SERVERS: Final = 3
-_MOST_AT_ONCE: Final = 1024
+_MOST_AT_ONCE: Final = 256
+"""Questions of one container under way; each holds a descriptor of ours, and so does each of its TCP connections."""
+_MOST_STREAMS: Final = 32
 _LENGTH: Final = struct.Struct(">H")
 _IDLE: Final = 10.0
 """Seconds that a TCP client may say nothing."""
@@ -63,6 +65,7 @@ class Server:
         self._datagrams: asyncio.DatagramTransport | None = None
         self._streams: asyncio.Server | None = None
         self._work: set[asyncio.Task[None]] = set()
+        self._connections = 0
 
     async def open(self, ports: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         """The UDP and TCP ports that were taken; after a restart those that the namespace's rules know."""
@@ -96,6 +99,10 @@ class Server:
             reply(answer)
 
     async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= _MOST_STREAMS:
+            writer.close()
+            return
+        self._connections += 1
         try:
             while True:
                 (size,) = _LENGTH.unpack(await asyncio.wait_for(reader.readexactly(2), _IDLE))
@@ -108,6 +115,7 @@ class Server:
         except (asyncio.IncompleteReadError, TimeoutError, OSError):
             pass
         finally:
+            self._connections -= 1
             writer.close()
 
     async def _answer(self, packet: bytes, ask: Callable[[Upstream, bytes], Awaitable[bytes]]) -> bytes:

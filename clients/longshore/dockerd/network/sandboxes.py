@@ -131,7 +131,7 @@ class Sandboxes:
         try:
             await asyncio.shield(joined)
         except asyncio.CancelledError:
-            await asyncio.wait([joined])
+            await asyncio.gather(joined, return_exceptions=True)
             await self.undo(sandbox)
             raise
         except BaseException as error:

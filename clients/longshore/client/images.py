@@ -12,7 +12,7 @@ from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, No
 from longshore.api.services.images.v1 import images_pb2 as pb
 from longshore.api.services.images.v1.images_pb2_grpc import ImagesStub
 from longshore.api.types.descriptor_pb2 import Descriptor
-from longshore.client import oci
+from longshore.client import oci, references
 from longshore.client.content import ingest_ref
 from longshore.client.unpack import Step, first_missing, label_config, unpack_layer
 
@@ -251,20 +251,14 @@ class Images:
         Unavailable, ResourceExhausted (rate limits), DataLoss (what came is
         not what was promised), InvalidArgument (a name or configuration).
         """
-        from longshore.client.pull import pull
+        from longshore.client.pull import Wish, fetch_image
 
-        return await pull(
-            self._client,
-            name,
-            platform=platform,
-            all_platforms=all_platforms,
-            snapshotter=snapshotter,
-            unpack=unpack,
-            labels=labels,
-            downloads=downloads,
-            registry=registry,
-            progress=progress,
-        )
+        async def record(leased: AsyncClient, target: Descriptor, _: Sequence[Descriptor]) -> None:
+            await leased.images.create(references.normalize(name), target, labels or {}, replace=True)
+
+        wish = Wish(platform, all_platforms, snapshotter if unpack else "", downloads)
+        await fetch_image(self._client, name, wish, record, registry=registry, progress=progress)
+        return await self.get(references.normalize(name), platform=platform)
 
     async def push(
         self,
@@ -286,19 +280,10 @@ class Images:
         `foreign_layers`: also those whose makers don't want them distributed.
         Errors, `registry` and `progress` are as with `pull`.
         """
-        from longshore.client.push import push
+        from longshore.client.push import Sending, push
 
-        return await push(
-            self._client,
-            name,
-            source=source,
-            target=target,
-            platform=platform,
-            foreign_layers=foreign_layers,
-            uploads=uploads,
-            registry=registry,
-            progress=progress,
-        )
+        sending = Sending(source, target, platform, foreign_layers, uploads)
+        return await push(self._client, name, sending, registry=registry, progress=progress)
 
     async def convert(
         self,

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
-from longshore.client import oci, references
+from longshore.client import oci
 from longshore.client.content import Writer, ingest_ref
 from longshore.client.leases import Resource
 from longshore.client.registries import (
@@ -45,7 +45,6 @@ from longshore.registry.platforms import Platform, choose
 if TYPE_CHECKING:
     from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
     from longshore.client.client import AsyncClient
-    from longshore.client.images import Image
 
 DOWNLOADS = 3
 DEEPEST_INDEX = 8
@@ -68,56 +67,20 @@ Recorder = Callable[["AsyncClient", "DescriptorMessage", Sequence["DescriptorMes
 
 
 class Wish(NamedTuple):
-    """What of an image is wanted. `snapshotter` "" stores it without unpacking; `every` means all platforms."""
+    """What of an image is wanted: `platform` None is the host's, `every` all; `snapshotter` "" doesn't unpack."""
 
-    platform: Platform
-    every: bool
-    snapshotter: str
-    downloads: int
-    metadata_only: bool = False
-
-
-async def pull(
-    client: AsyncClient,
-    name: str,
-    *,
-    platform: oci.Platform | None = None,
-    all_platforms: bool = False,
-    snapshotter: str = "overlayfs",
-    unpack: bool = True,
-    labels: Mapping[str, str] | None = None,
-    downloads: int = DOWNLOADS,
-    registry: Options | None = None,
-    progress: Report | None = None,
-) -> Image:
-    """See `Images.pull`."""
-
-    async def record(leased: AsyncClient, target: DescriptorMessage, _: Sequence[DescriptorMessage]) -> None:
-        await leased.images.create(references.normalize(name), target, labels or {}, replace=True)
-
-    await fetch_image(
-        client,
-        name,
-        record,
-        platform=platform,
-        all_platforms=all_platforms,
-        snapshotter=snapshotter if unpack else "",
-        downloads=downloads,
-        registry=registry,
-        progress=progress,
-    )
-    return await client.images.get(references.normalize(name), platform=platform)
+    platform: oci.Platform | None = None
+    every: bool = False
+    snapshotter: str = "overlayfs"
+    downloads: int = DOWNLOADS
 
 
 async def fetch_image(
     client: AsyncClient,
     name: str,
+    wish: Wish,
     record: Recorder,
     *,
-    platform: oci.Platform | None = None,
-    all_platforms: bool = False,
-    snapshotter: str = "overlayfs",
-    downloads: int = DOWNLOADS,
     registry: Options | None = None,
     progress: Report | None = None,
     owner: str = "",
@@ -128,8 +91,6 @@ async def fetch_image(
     call `recover_pulls` when it starts: it finds what pulls left that were
     killed with it.
     """
-    wanted = Platform(*(platform or oci.host_platform()))
-    wish = Wish(wanted, all_platforms, snapshotter, max(downloads, 1))
     with translated(f"pull {name}"):
         async with Registry(registry or options()) as door:
             repository = door.repository(name)
@@ -206,8 +167,9 @@ class _Pull:
         self, client: AsyncClient, repository: Repository, wish: Wish, progress: Report | None
     ) -> None:
         self._client, self._repository, self._wish = client, repository, wish
+        self._platform = Platform(*(wish.platform or oci.host_platform()))
         self._report_to = progress
-        self._slots = asyncio.Semaphore(wish.downloads)
+        self._slots = asyncio.Semaphore(max(wish.downloads, 1))
         self._source = source_label(repository.reference.domain)
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
@@ -242,11 +204,11 @@ class _Pull:
         readable = [entry for entry in index.manifests if entry.is_document]
         if self._wish.every:
             return readable
-        found = choose(readable, self._wish.platform)
+        found = choose(readable, self._platform)
         if found is None:
             there = sorted({str(entry.platform) for entry in readable if entry.platform})
             error = NotFound(
-                f"{self._repository.reference} for {self._wish.platform}: there is {', '.join(there) or 'nothing'}"
+                f"{self._repository.reference} for {self._platform}: there is {', '.join(there) or 'nothing'}"
                 ": not found"
             )
             error.hint = "choose one of these with --platform"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from longshore.api.errors import FailedPrecondition, NotFound
 from longshore.client import oci
@@ -29,15 +29,21 @@ if TYPE_CHECKING:
 UPLOADS = 3
 
 
+class Sending(NamedTuple):
+    """Which image goes, and how; see `Images.push`."""
+
+    source: str = ""
+    target: DescriptorMessage | None = None
+    platform: oci.Platform | None = None
+    foreign_layers: bool = False
+    uploads: int = UPLOADS
+
+
 async def push(
     client: AsyncClient,
     name: str,
+    sending: Sending,
     *,
-    source: str = "",
-    target: DescriptorMessage | None = None,
-    platform: oci.Platform | None = None,
-    foreign_layers: bool = False,
-    uploads: int = UPLOADS,
     registry: Options | None = None,
     progress: Report | None = None,
 ) -> str:
@@ -45,13 +51,11 @@ async def push(
     with translated(f"push {name}"):
         async with Registry(registry or options()) as door:
             repository = door.repository(name)
+            target = sending.target
             if target is None:
-                target = (await client.images.get(source or str(repository.reference))).target
-            work = _Push(client, repository, max(uploads, 1), foreign_layers, progress)
-            found = await work.choose(
-                Descriptor(target.media_type, target.digest, target.size),
-                Platform(*platform) if platform else None,
-            )
+                target = (await client.images.get(sending.source or str(repository.reference))).target
+            work = _Push(client, repository, sending, progress)
+            found = await work.choose(Descriptor(target.media_type, target.digest, target.size))
             await work.run(found)
             return found.digest
 
@@ -61,17 +65,18 @@ class _Push:
         self,
         client: AsyncClient,
         repository: Repository,
-        uploads: int,
-        foreign_layers: bool,
+        sending: Sending,
         progress: Report | None,
     ) -> None:
         self._client, self._reference = client, repository.reference
         self._pusher: Pusher = repository.pusher()
-        self._slots = asyncio.Semaphore(uploads)
-        self._foreign_layers, self._report_to = foreign_layers, progress
+        self._slots = asyncio.Semaphore(max(sending.uploads, 1))
+        self._foreign_layers, self._report_to = sending.foreign_layers, progress
+        self._platform = Platform(*sending.platform) if sending.platform else None
 
-    async def choose(self, target: Descriptor, platform: Platform | None) -> Descriptor:
-        """The target, or the manifest for one platform out of an index."""
+    async def choose(self, target: Descriptor) -> Descriptor:
+        """The target, or the manifest for the wanted platform out of an index."""
+        platform = self._platform
         while platform is not None and target.is_index:
             index = await self._document(target)
             found = choose(index.manifests, platform)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import NotFound
+from longshore.api.errors import AlreadyExists, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.mount_pb2 import Mount
 from longshore.client import AsyncClient, oci
@@ -40,6 +40,8 @@ async def make(
     snapshot: str,
     config: Mapping[str, Any],
     names: Sequence[str] = (),
+    *,
+    consume: bool = False,
 ) -> ImageInfo:
     """See `engine.ImageSource.make`.
 
@@ -47,12 +49,15 @@ async def make(
     "architecture" and "os" is filled in, and so are "rootfs" and "history". In
     "history" it may bring the entries of this step (made of `created_by` and
     `comment`); by default there is one, from its "container_config" or
-    "author" and "comment".
+    "author" and "comment". With `consume` the snapshot itself becomes the new
+    layer's: nobody may need it, or have it mounted, any more.
     """
     references = [naming.new_tag(name, "") for name in names]
     async with images.client.leased() as client:
         below = await _facts(images, parent)
         layer = await _difference(client, below, snapshot) if snapshot else None
+        if consume and layer is not None:
+            await _consume(client, below, layer, snapshot)
         facts = await assemble(images, client, below, layer, config)
         await images.name(facts, references, client=client)
         if below is not None:
@@ -60,6 +65,15 @@ async def make(
     for reference in references:
         images.publish("tag", facts.id, facts, naming.familiar(reference))
     return images.info(await images.find(facts.id))
+
+
+async def _consume(client: AsyncClient, below: Facts | None, layer: Layer, snapshot: str) -> None:
+    """The layer needn't be unpacked: what it would be unpacked to is there."""
+    if layer.diff_id == EMPTY_LAYER:
+        return
+    chain = oci.chain_ids([*(below.diff_ids if below else ()), layer.diff_id])
+    with suppress(AlreadyExists):
+        await client.snapshots(SNAPSHOTTER).commit(chain[-1], snapshot)
 
 
 async def _facts(images: Images, parent: ImageInfo | None) -> Facts | None:

@@ -9,7 +9,7 @@ from longshore.api import errors
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import AsyncClient, oci
 from longshore.client.images import Record
-from longshore.client.pull import fetch_image
+from longshore.client.pull import Wish, fetch_image
 from longshore.client.registries import Progress
 from longshore.client.remote import remote
 from longshore.dockerd.images import names, registries
@@ -65,7 +65,7 @@ class _Pull:
         return targets | {entry.facts.manifest.digest for entry in entries}
 
     async def run(self, say: Say) -> None:
-        reference, known = self._reference, await self._known()
+        reference, known, config = self._reference, await self._known(), self._images.config
 
         def news(progress: Progress) -> None:
             if progress.stage == "resolved":
@@ -79,11 +79,9 @@ class _Pull:
             await fetch_image(
                 self._images.client,
                 str(reference),
+                Wish(self._platform, snapshotter=SNAPSHOTTER, downloads=config.max_concurrent_downloads),
                 self._record,
-                platform=self._platform,
-                snapshotter=SNAPSHOTTER,
-                downloads=self._images.config.max_concurrent_downloads,
-                registry=registries.options(self._images.config, reference, self._auth, pull=True),
+                registry=registries.options(config, reference, self._auth, pull=True),
                 progress=news,
                 owner=OWNER,
             )

@@ -453,12 +453,18 @@ class Images(ImageSource):
         return await prune(self, filters, containers)
 
     async def make(
-        self, parent: ImageInfo | None, snapshot: str, config: dict[str, Any], names: Sequence[str] = ()
+        self,
+        parent: ImageInfo | None,
+        snapshot: str,
+        config: dict[str, Any],
+        names: Sequence[str] = (),
+        *,
+        consume: bool = False,
     ) -> ImageInfo:
         """A new image; see `longshore.dockerd.images.making.make`."""
         from longshore.dockerd.images.making import make
 
-        return await make(self, parent, snapshot, config, names)
+        return await make(self, parent, snapshot, config, names, consume=consume)
 
 
 def _by_name(entries: Iterable[Entry], wanted: Reference) -> Entry | None:

@@ -22,7 +22,7 @@ from longshore.dockerd.records import (
     HostConfig,
     NetworkingConfig,
 )
-from longshore.dockerd.spec import merge, points, validate
+from longshore.dockerd.spec import merge, namespaces, points, validate
 from longshore.dockerd.spec.settings import Settings
 
 LABEL: Final = "io.longshore.dockerd/container"
@@ -53,6 +53,7 @@ class Creation:
             image = parts.images.info(await parts.images.find(body.image))
         config = merge.merge(_config(body), merge.image_config(image.config))
         warnings = validate.create(config, host, self._settings)
+        namespaces.check(host, self._peer)
         if config.stop_signal:
             signals.number(config.stop_signal)
         host.runtime = host.runtime or self._parts.config.default_runtime

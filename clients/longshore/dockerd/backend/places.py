@@ -21,7 +21,7 @@ async def take(parts: Parts, record: Container, settings: Settings) -> None:
             await parts.volumes.mount(point.name, record.id)
             _tell(parts, record, point, "mount")
     if any(point.type == "bind" for point in record.mounts):
-        await asyncio.to_thread(points.make_folders, record.mounts)
+        await asyncio.to_thread(points.prepare, record.mounts)
     if place := shm.shareable(record, settings):
         await asyncio.to_thread(_mount, *place)
 

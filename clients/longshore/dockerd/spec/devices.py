@@ -58,6 +58,9 @@ def parse_rule(text: str) -> dict[str, Any]:
 
 def nodes(host: HostConfig) -> list[dict[str, Any]]:
     """To be made below the container's /dev; raises ServerError where the host hasn't one."""
+    for request in host.device_requests or ():
+        kinds = " ".join("[" + " ".join(words) + "]" for words in request.capabilities or ())
+        raise ServerError(f'could not select device driver "{request.driver}" with capabilities: [{kinds}]')
     mapped = [node for mapping in host.devices or () for node in _mapped(mapping)]
     if not host.privileged:
         return mapped

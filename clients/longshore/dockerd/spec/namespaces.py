@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.spec import unified_cgroups
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import Container, HostConfig
@@ -24,6 +25,17 @@ def make(container: Container, place: Place) -> list[dict[str, str]]:
     if cgroupns_mode(host, place.settings) == "private":
         entries.append({"type": "cgroup"})
     return entries
+
+
+def check(host: HostConfig, peer: Peer) -> None:
+    """At create: whether the containers whose namespaces are to be joined are there. Raises InvalidArgument: of a
+    create NotFound would mean the image."""
+    for mode in (host.pid_mode, host.ipc_mode):
+        if mode.startswith("container:"):
+            try:
+                peer(mode.partition(":")[2])
+            except NotFound as error:
+                raise InvalidArgument(error.message) from error
 
 
 def ipc_mode(host: HostConfig, settings: Settings) -> str:

@@ -16,6 +16,7 @@ import msgspec
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.engine import VolumeSource
+from longshore.dockerd.errors import ServerError
 from longshore.dockerd.records import BindOptions, ContainerConfig, HostConfig, MountPoint, MountSpec
 from longshore.dockerd.spec.settings import Peer, no_peers
 
@@ -271,11 +272,45 @@ def _inside(path: str, below: str) -> str:
     return found
 
 
-def make_folders(found: Sequence[MountPoint]) -> None:
-    """Those on the host that `-v` names and that are gone since the create. Raises InvalidArgument."""
+def prepare(found: Sequence[MountPoint]) -> None:
+    """Before each start: make the folders that `-v` names and that are gone, and check what is to propagate.
+
+    Raises InvalidArgument, ServerError.
+    """
     for point in found:
         if point.type == "bind":
             _make_folder(point)
+            _check_propagation(point)
+
+
+def _check_propagation(point: MountPoint) -> None:
+    """A mount can only be shared, or a slave, where the host's own is."""
+    if point.propagation.lstrip("r") not in _ASKED:
+        return
+    place, peers = _mount_of(os.path.realpath(point.source))
+    known, words = _ASKED[point.propagation.lstrip("r")]
+    if not any(word.startswith(known) for word in peers):
+        raise ServerError(f"path {point.source} is mounted on {place} but it is not a {words} mount")
+
+
+_ASKED: Final = {"shared": (("shared:",), "shared"), "slave": (("shared:", "master:"), "shared or slave")}
+
+
+def _mount_of(path: str) -> tuple[str, list[str]]:
+    """(mount point, optional fields) of the mount that shows `path` here: of those that fit the longest, the last."""
+    best, fields = "/", list[str]()
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        for line in file:
+            words = line.partition(" - ")[0].split(" ")
+            place = (
+                words[4].encode("latin-1", "replace").decode("unicode_escape")
+                if "\\" in words[4]
+                else words[4]
+            )
+            inside = place == "/" or path == place or path.startswith(place + "/")
+            if inside and len(place) >= len(best):
+                best, fields = place, words[6:]
+    return best, fields
 
 
 def _make_folder(point: MountPoint) -> None:

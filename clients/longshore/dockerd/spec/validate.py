@@ -36,7 +36,10 @@ def create(config: ContainerConfig, host: HostConfig, settings: Settings) -> lis
     _restart(host)
     _security(host, settings)
     _adapt(host, settings)
-    return resources(host)
+    warnings = resources(host)
+    if host.oom_kill_disable and host.memory == 0:
+        warnings.append(_NO_LIMIT)
+    return warnings
 
 
 def _check(wrong: bool, words: str) -> None:
@@ -154,20 +157,13 @@ def _security(host: HostConfig, settings: Settings) -> None:
             not unlimited and (limit.soft > limit.hard or limit.soft == -1),
             f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}",
         )
-    for request in host.device_requests or ():
-        kinds = [list(words) for words in request.capabilities or ()]
-        raise InvalidArgument(
-            f'could not select device driver "{request.driver}" with capabilities: {_go(kinds)}'
-        )
     score = host.oom_score_adj
     _check(not -1000 <= score <= 1000, f"Invalid value {score}, range for oom score adj is [-1000, 1000]")
     if host.storage_opt:
-        raise InvalidArgument("--storage-opt isn't supported: the snapshotter has no quota")
-
-
-def _go(lists: list[list[str]]) -> str:
-    """A list of lists as Go prints it."""
-    return "[" + " ".join("[" + " ".join(words) + "]" for words in lists) + "]"
+        # No snapshotter of containerd's that we use has a quota at all; these are the words that are known.
+        raise InvalidArgument(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option."
+        )
 
 
 def resources(wishes: Resources) -> list[str]:
@@ -278,6 +274,10 @@ def _discard(wishes: Resources) -> list[str]:
     return warnings
 
 
+_NO_LIMIT: Final = (
+    "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out"
+    " of resources."
+)
 _DEPRECATED: Final = "Specifying a kernel memory limit is deprecated and will be removed in a future release."
 
 # Member of Resources, what it becomes, the file that it needs, what the warning calls it.

@@ -63,7 +63,7 @@ def build(app: App, /, context: str, quiet: bool, **given: Any) -> None:
         query["remote"] = context
         query["dockerfile"] = given["dockerfile"] or None
     elif context == "-":
-        body, query["dockerfile"] = _from_stdin(given["dockerfile"])
+        body, query["dockerfile"] = _from_stdin(given["dockerfile"], say=not quiet)
     else:
         body, query["dockerfile"] = _from_folder(context, given["dockerfile"], say=not quiet)
     headers = {"Content-Type": "application/x-tar", **app.config.all_header()}
@@ -113,7 +113,7 @@ def _query(given: dict[str, Any], quiet: bool) -> dict[str, Any]:
     }
 
 
-def _from_stdin(dockerfile: str) -> tuple[Any, str | None]:
+def _from_stdin(dockerfile: str, *, say: bool) -> tuple[Any, str | None]:
     """A Dockerfile, or an archive, which begins with a name or a compressor's magic."""
     data = sys.stdin.buffer.read()
     if (
@@ -123,7 +123,7 @@ def _from_stdin(dockerfile: str) -> tuple[Any, str | None]:
         or data[:6] == b"\xfd7zXZ\0"
     ):
         return data, dockerfile or None
-    return _archive([], {"Dockerfile": data}), None
+    return _archive([], {"Dockerfile": data}, say=say), None
 
 
 def _from_folder(context: str, dockerfile: str, *, say: bool) -> tuple[Iterator[bytes], str]:

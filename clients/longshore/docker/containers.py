@@ -74,7 +74,7 @@ def _row(found: Any, whole: bool) -> Row:
             "Size": lambda: _sizes(found),
             "Names": lambda: ",".join(names),
             "Labels": lambda: ",".join(f"{name}={value}" for name, value in labels.items()),
-            "Label": lambda: labels.get,
+            "Label": lambda name: labels.get(name, ""),
             "Mounts": lambda: ",".join(mounts if whole else [show.cut(name, 15) for name in mounts]),
             "LocalVolumes": lambda: str(sum(m.get("Driver") == "local" for m in found.get("Mounts") or ())),
             "Networks": lambda: ",".join(sorted(networks)),

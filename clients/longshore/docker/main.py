@@ -160,6 +160,12 @@ def _misused(error: click.UsageError) -> int:
     if isinstance(error, click.NoSuchOption):
         click.echo(f"unknown flag: {error.option_name}\nSee '{path} --help'.", err=True)
         return 125
+    if error.message.startswith("No such command"):
+        word = error.message.split("'")[1]
+        click.echo(
+            f"docker: unknown command: {path} {word}\n\nRun '{path} --help' for more information", err=True
+        )
+        return 1
     if isinstance(error, click.MissingParameter):
         click.echo(f"\"{path}\" requires at least 1 argument.\nSee '{path} --help'.", err=True)
         return 1

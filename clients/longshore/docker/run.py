@@ -42,8 +42,10 @@ def run(app: App, /, image: str, command: tuple[str, ...], **values: Any) -> Non
             raise Failure("the input device is not a TTY", 1)
         id = _create(app, body, values)
         if values["detach"]:
-            _started(app, id)
-            click.echo(id)
+            try:
+                _started(app, id)
+            finally:
+                click.echo(id)
             return
         status = _joined(app, id, body, values, keys)
     raise SystemExit(status)

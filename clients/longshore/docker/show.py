@@ -24,7 +24,7 @@ Columns = Sequence[tuple[str, str]]
 class Row:
     """A line of a listing: fields made when asked for."""
 
-    def __init__(self, fields: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, fields: Mapping[str, Callable[..., Any]]) -> None:
         self._fields = fields
 
     def __getattr__(self, name: str) -> Any:

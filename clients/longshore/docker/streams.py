@@ -85,7 +85,7 @@ class Session:
     def __enter__(self) -> Session:
         if self._raw:
             self._saved = termios.tcgetattr(0)
-            tty.setraw(0)
+            tty.setraw(0, termios.TCSANOW)  # what was typed already is for the container
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -36,7 +36,7 @@ def _row(volume: Any) -> Row:
             "Scope": lambda: volume["Scope"],
             "Mountpoint": lambda: volume["Mountpoint"],
             "Labels": lambda: ",".join(f"{name}={value}" for name, value in labels.items()),
-            "Label": lambda: labels.get,
+            "Label": lambda name: labels.get(name, ""),
             "Links": lambda: "N/A",
             "Size": lambda: "N/A",
         }

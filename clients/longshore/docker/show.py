@@ -151,7 +151,7 @@ def duration(seconds: float) -> str:
 
 def ago(moment: float) -> str:
     """Since a Unix time."""
-    return f"{duration(time.time() - moment)} ago" if moment > 0 else "N/A"
+    return f"{duration(time.time() - moment)} ago"
 
 
 def unix(text: str) -> float:

@@ -359,6 +359,22 @@ def test_killed_dockerd(docker: OurDockerd) -> None:
     eventually(lambda: fetched(docker, "http://127.0.0.1:8081/") == "next")
 
 
+def test_debians_proxy() -> None:
+    """--userland-proxy-path; it is taken over by the next dockerd, too."""
+    require.root()
+    require.go(*PARTS)
+    with OurDockerd(flags=("--userland-proxy-path", goparts.path("docker-proxy"))) as docker:
+        serve(docker, "web", "--publish", "8080:80")
+        eventually(lambda: fetched(docker, "http://127.0.0.1:8080/") == "web")
+        before = [line for line in processes(docker) if " docker-proxy " in line]
+        assert len(before) == 2
+        docker.kill9()
+        docker.start()
+        assert [line for line in processes(docker) if " docker-proxy " in line] == before
+        docker("rm", "--force", "web")
+        assert not any(" docker-proxy " in line for line in processes(docker))
+
+
 FLAGS = {
     "userland-proxy": (),
     "hairpin": ("--userland-proxy=false",),

@@ -181,7 +181,7 @@ class Content:
         if isinstance(data, bytes):
             await writer.write(data[skip:])
             return
-        async for piece in data:
+        async for piece in grouped(data, CHUNK):
             if seen is not None:
                 seen.update(piece)
             if skip >= len(piece):
@@ -192,6 +192,20 @@ class Content:
 
     async def list(self, filters: Sequence[str] = ()) -> list[Info]:
         return [info async for info in self.walk(filters)]
+
+
+async def grouped(data: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+    """The same bytes in pieces of at least `size`, but for the last: each piece costs a round trip."""
+    waiting: list[bytes] = []
+    held = 0
+    async for piece in data:
+        waiting.append(piece)
+        held += len(piece)
+        if held >= size:
+            yield b"".join(waiting)
+            waiting, held = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def ingest_ref(descriptor: Descriptor) -> str:

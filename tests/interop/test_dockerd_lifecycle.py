@@ -8,11 +8,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from support import require, session
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
+from support.terminal import Terminal
 
 pytestmark = [pytest.mark.interop, pytest.mark.root]
 
@@ -98,6 +100,20 @@ def test_output_before_the_first_read_is_not_lost(docker: OurDockerd) -> None:
 def test_a_terminal_is_raw(docker: OurDockerd) -> None:
     command = ["run", "--rm", "--tty", BUSYBOX, "sh", "-c", "tty; echo err >&2"]
     assert output(docker, command) == b"/dev/pts/0\r\nerr\r\n"
+
+
+def test_a_user_on_a_terminal_who_leaves_and_comes_back(docker: OurDockerd) -> None:
+    words: list[str | Path] = [docker.cli, "run", "--interactive", "--tty", "--name", "box", BUSYBOX, "sh"]
+    first = Terminal(words, docker.environment())
+    first.wait_for_size(24, 80)
+    first.resize(40, 100)
+    first.wait_for_size(40, 100)
+    first.type("\x10\x11")  # ctrl-p, ctrl-q
+    assert first.end() == 0 and docker.running() == {"box"}
+    again = Terminal([docker.cli, "attach", "box"], docker.environment())
+    again.type("echo back; exit 3\n")
+    again.until("back\r\n")
+    assert again.end() == 3
 
 
 def test_start_with_attach(docker: OurDockerd) -> None:
@@ -302,57 +318,6 @@ def test_one_container_under_many_hands(docker: OurDockerd) -> None:
     assert docker.containerd.go_ctr("--namespace", "moby", "tasks", "ls", "-q").stdout == ""
 
 
-# -- what survives
-
-
-def test_kill_9_of_dockerd(docker: OurDockerd) -> None:
-    count = "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"
-    docker("run", "--detach", "--name", "goes-on", BUSYBOX, "sh", "-c", count)
-    docker("run", "--detach", "--name", "ends", BUSYBOX, "sh", "-c", "sleep 1; exit 5")
-    docker("run", "--detach", "--name", "again", "--restart", "always", BUSYBOX, "sh", "-c", "sleep 1")
-    docker("run", "--detach", "--name", "goes", "--rm", BUSYBOX, "sh", "-c", "sleep 1")
-    docker("run", "--detach", "--name", "stopped", "--restart", "unless-stopped", BUSYBOX, "sleep", "1000")
-    docker("stop", "--time", "0", "stopped")
-    docker("create", "--name", "made", BUSYBOX, "true")
-    pid = docker.inspect("goes-on", ".State.Pid")
-    docker.kill9()
-    time.sleep(1.5)
-    docker.start()
-    listing = docker("ps", "--all", "--format", "{{.Names}} {{.State}}").stdout
-    states = dict(line.split() for line in listing.splitlines())
-    assert states.pop("again") in ("restarting", "running")
-    assert states == {"goes-on": "running", "ends": "exited", "stopped": "exited", "made": "created"}
-    assert docker.inspect("goes-on", ".State.Pid") == pid
-    assert docker.inspect("ends", ".State.ExitCode") == "5"
-    until(lambda: int(docker.inspect("again", ".RestartCount")) >= 1)
-    assert docker("exec", "goes-on", "echo", "here").stdout == "here\n"
-    docker("stop", "--time", "0", "goes-on")
-    lines = docker("logs", "goes-on").stdout.split()
-    assert lines == [str(number) for number in range(len(lines))] and len(lines) > 20
-
-
-def test_always_starts_with_dockerd(docker: OurDockerd) -> None:
-    docker("run", "--detach", "--name", "box", "--restart", "always", BUSYBOX, "sleep", "1000")
-    docker("stop", "--time", "0", "box")
-    docker.kill9()
-    docker.start()
-    until(lambda: docker.inspect("box", ".State.Status") == "running")
-
-
-def test_containerd_goes_and_comes_back(docker: OurDockerd) -> None:
-    docker("run", "--detach", "--name", "ends", BUSYBOX, "sh", "-c", "sleep 1; exit 6")
-    docker("run", "--detach", "--name", "goes-on", BUSYBOX, "sleep", "1000")
-    docker.containerd.kill9()
-    assert docker.running() == {"ends", "goes-on"}
-    time.sleep(1.2)
-    docker.containerd.start()
-    until(lambda: docker.inspect("ends", ".State.Status") == "exited")
-    assert docker.inspect("ends", ".State.ExitCode") == "6"
-    assert docker("run", "--rm", BUSYBOX, "echo", "after").stdout == "after\n"
-    docker("kill", "goes-on")
-    until(lambda: docker.inspect("goes-on", ".State.Status") == "exited")
-
-
 def test_a_client_that_dies_leaves_the_container_running(docker: OurDockerd) -> None:
     script = "i=0; while true; do echo $i; i=$((i+1)); done"
     command = [docker.cli, "run", "--name", "loud", BUSYBOX, "sh", "-c", script]
@@ -368,19 +333,3 @@ def test_a_client_that_dies_leaves_the_container_running(docker: OurDockerd) -> 
     client.stdout.close()
     first = docker("logs", "--tail", "1", "loud").stdout
     until(lambda: docker("logs", "--tail", "1", "loud").stdout != first)
-
-
-def test_a_shim_that_dies_while_dockerd_is_dead(docker: OurDockerd) -> None:
-    """Nothing is left of its task then but what containerd's journal tells."""
-    docker("run", "--detach", "--name", "box", BUSYBOX, "sleep", "1000")
-    pid = docker.inspect("box", ".State.Pid")
-    parent = docker.host.run(["sh", "-c", f"awk '/^PPid/ {{print $2}}' /proc/{pid}/status"]).stdout.strip()
-    docker.kill9()
-    docker.host.run(["kill", "-9", parent])
-    tasks = ("--namespace", "moby", "tasks", "ls", "-q")
-    until(lambda: docker.containerd.go_ctr(*tasks).stdout == "")
-    docker.start()
-    assert docker.inspect("box", ".State.Status") == "exited"
-    assert docker.inspect("box", ".State.ExitCode") == "137"
-    docker("start", "box")
-    assert docker.running() == {"box"}

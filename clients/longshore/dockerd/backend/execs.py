@@ -159,10 +159,16 @@ class Execs:
         """`name` is what the client calls the container. Raises Conflict unless it runs."""
         self._running(live, name)
         command = [body.cmd] if isinstance(body.cmd, str) else list(body.cmd or ())
+        self._drop_stale()
         made = Exec(secrets.token_hex(32), live, body, command)
         self._execs[made.id] = live.execs[made.id] = made
         self._parts.publish(live, f"exec_create: {made.words}", {"execID": made.id})
         return made
+
+    def _drop_stale(self) -> None:
+        """Those that were never started, and whose container has ended."""
+        for id in [id for id, each in self._execs.items() if not each.begun and not each.live.has_process]:
+            self._execs.pop(id).live.execs.pop(id, None)
 
     def _running(self, live: Live, name: str = "") -> None:
         status, name = live.record.state.status, name or live.id

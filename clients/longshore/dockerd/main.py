@@ -24,6 +24,7 @@ from longshore.dockerd import directories, listeners, output
 # What starts of containers wait for: loggers, proxies, and the work on file systems.
 WARM = (
     *("longshore.layers.worker", "longshore.dockerd.archive.worker", "longshore.dockerd.volumes.worker"),
+    "longshore.dockerd.build.worker",
     *("longshore.dockerd.logs.logger", "longshore.dockerd.network.worker"),
     *("longshore.proxy.main", "longshore.proxy.tcp", "longshore.proxy.udp"),
 )

@@ -79,7 +79,8 @@ class Stage:
             document["author"] = self.author
         if container:
             document["container"] = container
-        self.image = await self.work.images.make(self.image, snapshot, document)
+        # A container's own may still be looked at; what we made for a copy is of no more use.
+        self.image = await self.work.images.make(self.image, snapshot, document, consume=not container)
 
 
 class Finished:

@@ -76,6 +76,50 @@ SETS: Final[dict[str, tuple[str, ...]]] = {
     "slave-bind": (*NONE, "--volume", f"{FOLDER}/shared:/s:rslave"),
 }
 
+# What is refused, or fails: the status and the words are compared.
+REFUSED: Final = (
+    "--memory 1m",
+    "--memory-swap 100m",
+    "--cpus 1000",
+    "--cpus 0.5 --cpu-period 5000",
+    "--cpuset-cpus 77",
+    "--oom-score-adj 5000",
+    "--oom-kill-disable",
+    "--blkio-weight 5",
+    "--device-read-bps /dev/nope:1mb",
+    "--device /dev/nope",
+    "--gpus all",
+    "--storage-opt size=1g",
+    "--cap-add NONSENSE",
+    "--security-opt nonsense",
+    "--security-opt no-new-privileges=perhaps",
+    "--workdir relative",
+    "--pid container:nobody",
+    "--ipc container:nobody",
+    "--ipc nonsense",
+    "--volumes-from nobody",
+    "--network host --sysctl net.ipv4.ip_forward=1",
+    "--user ghost",
+    "--user 0:ghosts",
+    "--group-add ghosts",
+    "--mount type=bind,src=/nope,dst=/x",
+    "--mount type=tmpfs,dst=/x,tmpfs-mode=9",
+    "--volume /a:/",
+    "--volume /a:/b:nonsense",
+    "--volume x:/y:rshared",
+    "--volume /a:/x --volume /b:/x",
+    "--volume /proc:/x:rshared",
+    "--tmpfs /x:nonsense",
+    "--tmpfs /x --volume /a:/x",
+    "--shm-size 0",
+    "--init=false",
+    "--restart always",
+    "--ulimit nofile=20:10",
+    "--uts nonsense",
+    "--cgroupns nonsense",
+    "--userns nonsense",
+)
+
 
 def prepare(docker: AnyDockerd) -> None:
     """The host's folders that the sets name; one of them is a shared mount."""
@@ -117,6 +161,9 @@ EXPECTED: Final = (
 )
 
 
+WORDS: Final[dict[str, str]] = {}
+
+
 def unexpected(name: str, found: dict[str, list[str]]) -> dict[str, list[str]]:
     """What no entry of EXPECTED explains."""
     rest = {}
@@ -135,7 +182,16 @@ def _applies(rule: Expected, name: str) -> bool:
 def views(docker: AnyDockerd) -> dict[str, View]:
     prepare(docker)
     shown = Shown(docker)
-    return {name: shown.view(options, name) for name, options in SETS.items()}
+    found = {name: shown.view(options, name) for name, options in SETS.items()}
+    return found | {words: refusal(docker, words) for words in REFUSED}
+
+
+def refusal(docker: AnyDockerd, words: str) -> View:
+    done = docker("run", "--rm", *words.split(), BUSYBOX, "true", check=False)
+    said = re.sub(r"[0-9a-f]{64}", "ID", done.stderr).replace("runc create failed: ", "")
+    # The CLI's own complaint about a wait that ended with the container comes or doesn't.
+    lines = [line for line in said.splitlines() if not line.startswith("time=")]
+    return {"said": [f"status {done.returncode}", *lines]}
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +213,14 @@ def test_a_container_sees_the_same(name: str, theirs: dict[str, View], ours: dic
     assert "refused" not in ours[name], ours[name]
     assert len(ours[name]) > 15
     assert unexpected(name, differences(theirs[name], ours[name])) == {}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refusals_are_the_same(words: str, theirs: dict[str, View], ours: dict[str, View]) -> None:
+    if words in WORDS:
+        assert ours[words] != theirs[words], f"no longer different: {WORDS[words]}"
+    else:
+        assert ours[words] == theirs[words]
 
 
 def test_every_expected_difference_is_there(theirs: dict[str, View], ours: dict[str, View]) -> None:

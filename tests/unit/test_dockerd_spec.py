@@ -23,6 +23,7 @@ from longshore.dockerd.records import (
     RestartPolicy,
     TmpfsOptions,
     Ulimit,
+    WeightDevice,
 )
 from longshore.dockerd.spec import build, links, merge, points, process, seccomp, shm, tmpfs, validate
 from longshore.dockerd.spec.settings import Place, Settings
@@ -300,7 +301,7 @@ def test_binds() -> None:
     [
         ("/a:/b:xx", "invalid mode: xx"),
         ("/a:/b:ro,rw", "invalid mode: ro,rw"),
-        ("a:/b:rslave", "invalid mode: rslave"),
+        ("a:/b:rslave", "field BindOptions must not be specified"),
         ("/a:/", "destination can't be '/'"),
         ("/a:/b/..", "destination can't be '/'"),
         ("/a:/b:ro:x", "invalid volume specification"),
@@ -354,7 +355,10 @@ def test_wrong_mounts(mount: MountSpec, words: str) -> None:
         (HostConfig(cpu_period=10), "CPU cfs period can not be less than 1ms"),
         (HostConfig(cpuset_cpus="4095"), "Requested CPUs are not available - requested 4095"),
         (HostConfig(cpuset_cpus="x"), "Invalid value x for cpuset cpus"),
-        (HostConfig(blkio_weight=5), "Range of blkio weight is from 10 to 1000"),
+        (
+            HostConfig(blkio_weight_device=[WeightDevice(path="/dev/null", weight=5)]),
+            "Range of blkio weight is from 10 to 1000",
+        ),
         (HostConfig(oom_score_adj=2000), "Invalid value 2000, range for oom score adj"),
         (HostConfig(pid_mode="pod"), "invalid PID mode: pod"),
         (HostConfig(network_mode="container:a", dns=["1.1.1.1"]), "dns and the network mode"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.spec import unified_cgroups
@@ -10,9 +10,11 @@ from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import Container, HostConfig
 from longshore.dockerd.spec.settings import Peer, Place, Settings
 
+_IPC: Final = ("host", "private", "shareable", "none")
+
 
 def make(container: Container, place: Place) -> list[dict[str, str]]:
-    """Raises NotFound or Conflict where another container's namespace can't be joined."""
+    """Raises InvalidArgument for a mode, NotFound or Conflict where another container's namespace can't be joined."""
     host = container.host_config
     entries = [{"type": "mount"}]
     if host.network_mode != "host":
@@ -21,7 +23,10 @@ def make(container: Container, place: Place) -> list[dict[str, str]]:
     if host.uts_mode != "host":
         entries.append({"type": "uts"})
     entries += _shared("pid", host.pid_mode, place.peer)
-    entries += _shared("ipc", ipc_mode(host, place.settings), place.peer)
+    mode = ipc_mode(host, place.settings)
+    if mode not in _IPC and not mode.startswith("container:"):
+        raise InvalidArgument(f"Invalid IPC mode: {mode}")
+    entries += _shared("ipc", mode, place.peer)
     if cgroupns_mode(host, place.settings) == "private":
         entries.append({"type": "cgroup"})
     return entries

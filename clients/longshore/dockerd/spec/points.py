@@ -67,8 +67,12 @@ def parse_bind(text: str, driver: str = "") -> MountPoint:
     if len(parts) == 1 or (len(parts) == 2 and _is_mode(parts[1])):
         parts = ["", *parts]
     source, target = parts[:2]
-    mode = _mode(parts[2], bind=source.startswith("/")) if len(parts) == 3 else Mode()
-    place = _destination("/" + target, wrong)  # relative to the root, as the original takes it
+    mode = _mode(parts[2]) if len(parts) == 3 else Mode()
+    kind = "bind" if source.startswith("/") else "volume"
+    config = f'{wrong}: invalid mount config for type "{kind}"'
+    if mode.propagation and kind == "volume":
+        raise InvalidArgument(f"{config}: field BindOptions must not be specified")
+    place = _destination("/" + target, config)  # relative to the root, as the original takes it
     if source.startswith("/"):
         return MountPoint(
             type="bind",
@@ -111,18 +115,18 @@ def _destination(path: str, wrong: str) -> str:
 
 def _is_mode(text: str) -> bool:
     try:
-        _mode(text, bind=True)
+        _mode(text)
     except InvalidArgument:
         return False
     return True
 
 
-def _mode(text: str, *, bind: bool) -> Mode:
+def _mode(text: str) -> Mode:
     """Each kind of word at most once."""
     wrong = InvalidArgument(f"invalid mode: {text}")
     mode, seen = Mode(text), set[str]()
     for word in text.split(","):
-        kind, changed = _word(word, mode, bind=bind)
+        kind, changed = _word(word, mode)
         if not kind or kind in seen:
             raise wrong
         seen.add(kind)
@@ -130,13 +134,13 @@ def _mode(text: str, *, bind: bool) -> Mode:
     return mode
 
 
-def _word(word: str, mode: Mode, *, bind: bool) -> tuple[str, Mode]:
-    """(kind, the mode with it); kind "" for a word that isn't known here."""
+def _word(word: str, mode: Mode) -> tuple[str, Mode]:
+    """(kind, the mode with it); kind "" for an unknown word."""
     if word in ("rw", "ro"):
         return "access", mode._replace(writable=word == "rw")
     if word in _LABELS:
         return "label", mode
-    if word in PROPAGATIONS and "unbindable" not in word and bind:
+    if word in PROPAGATIONS and "unbindable" not in word:
         return "propagation", mode._replace(propagation=word)
     if word in _COPYING:
         return "copy", mode._replace(copy=_COPYING[word])

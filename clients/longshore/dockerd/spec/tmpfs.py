@@ -41,11 +41,13 @@ def _mount(target: str, options: list[str]) -> dict[str, Any]:
 
 def merge(defaults: tuple[str, ...], words: list[str]) -> list[str]:
     """The defaults and then the words; a later word takes out what it contradicts or says again."""
+    unknown = [word for word in words if not _known(*word.partition("=")[::2])]
+    if unknown:
+        quoted = " ".join(f'"{word}"' for word in unknown)
+        raise InvalidArgument(f"invalid tmpfs option [{quoted}]")
     merged: dict[str, str] = {}
     for word in [*defaults, *words]:
-        key, value = word.partition("=")[::2]
-        if not _known(key, value):
-            raise InvalidArgument(f"invalid tmpfs option {word!r}")
+        key = word.partition("=")[0]
         if key == "defaults":
             continue
         merged.pop(_PAIRS.get(key, ""), None)

@@ -75,8 +75,6 @@ def _health(check: HealthConfig) -> None:
 def _modes(config: ContainerConfig, host: HostConfig) -> None:
     """Which namespaces go together with which wishes."""
     _check(not _shares(host.pid_mode, ("", "host")), f"invalid PID mode: {host.pid_mode}")
-    kinds = ("", "host", "private", "shareable", "none")
-    _check(not _shares(host.ipc_mode, kinds), f"invalid IPC mode: {host.ipc_mode}")
     _check(host.uts_mode not in ("", "host"), f"invalid UTS mode: {host.uts_mode}")
     _check(host.userns_mode not in ("", "host"), f"invalid userns mode: {host.userns_mode}")
     _check(
@@ -170,13 +168,13 @@ def resources(wishes: Resources) -> list[str]:
     """The part that create and update share; warnings."""
     _memory(wishes)
     _cpu(wishes)
-    weight = wishes.blkio_weight
-    _check(weight != 0 and not 10 <= weight <= 1000, "Range of blkio weight is from 10 to 1000")
-    for device in wishes.blkio_weight_device or ():
-        _check(not 10 <= device.weight <= 1000, "Range of blkio weight is from 10 to 1000")
     if wishes.memory > 0 and wishes.memory_swap == 0:
         wishes.memory_swap = 2 * wishes.memory
-    return _discard(wishes)
+    warnings = _discard(wishes)
+    weights = [wishes.blkio_weight] if wishes.blkio_weight else []
+    for weight in (*weights, *(device.weight for device in wishes.blkio_weight_device or ())):
+        _check(not 10 <= weight <= 1000, "Range of blkio weight is from 10 to 1000")
+    return warnings
 
 
 def _memory(wishes: Resources) -> None:

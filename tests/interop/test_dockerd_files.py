@@ -350,3 +350,32 @@ def test_nothing_is_left_of_a_client_that_goes(box: OurDockerd, tmp_path: Path) 
     box("cp", "box:/big", tmp_path)
     assert (tmp_path / "big").stat().st_size == 64 << 20
     box("rm", "--force", "box")
+
+
+def test_readings_in_a_row(box: OurDockerd) -> None:
+    """Each reading carries the one before; nothing is read of a container that doesn't run; the stream ends with it."""
+    box("run", "--detach", "--name", "box", BUSYBOX, "sh", "-c", "while :; do :; done")
+    api = sdk.DockerClient(base_url=f"unix://{box.socket}")
+    try:
+        container = api.containers.get("box")
+        stream: Any = container.stats(stream=True, decode=True)
+        first, second = next(stream), next(stream)
+        assert second["precpu_stats"] == first["cpu_stats"]
+        assert second["preread"] == first["read"]
+        used = (
+            second["cpu_stats"]["cpu_usage"]["total_usage"] - first["cpu_stats"]["cpu_usage"]["total_usage"]
+        )
+        passed = second["cpu_stats"]["system_cpu_usage"] - first["cpu_stats"]["system_cpu_usage"]
+        assert 0 < used <= passed * 1.5  # ticks are coarse
+        assert second["memory_stats"]["limit"] > 0
+        assert second["networks"]["eth0"].keys() >= {"rx_bytes", "tx_packets"}
+        container.stop(timeout=0)
+        still: Any = container.stats(stream=False)
+        assert (still["read"], still["name"]) == ("0001-01-01T00:00:00Z", "/box")
+        with pytest.raises(sdk.errors.APIError, match="is not running") as refused:
+            container.top()
+        assert refused.value.status_code == 409
+        container.remove()
+        assert all(reading["read"] for reading in stream)
+    finally:
+        api.close()

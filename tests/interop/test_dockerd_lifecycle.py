@@ -254,6 +254,18 @@ def test_rm_needs_force_for_what_runs(docker: OurDockerd) -> None:
     assert docker("ps", "--all", "--quiet").stdout == ""
 
 
+def test_a_legacy_link(docker: OurDockerd) -> None:
+    docker("run", "--detach", "--name", "store", BUSYBOX, "sleep", "1000")
+    docker("run", "--detach", "--name", "web", "--link", "store:db", BUSYBOX, "sleep", "1000")
+    names = ("ps", "--filter", "name=store", "--no-trunc", "--format", "{{.Names}}")
+    assert docker(*names).stdout == "store,web/db\n"
+    assert docker.inspect("web", ".HostConfig.Links") == "[/store:/web/db]"
+    docker("rm", "--link", "/web/db")
+    assert docker(*names).stdout == "store\n"
+    code, _, words = status(docker, "rm", "--link", "/web/db")
+    assert code == 1 and "Cannot get parent" in words
+
+
 # -- restart policies and health
 
 

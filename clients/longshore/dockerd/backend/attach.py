@@ -64,6 +64,8 @@ async def join(connection: Connection, streams: Streams, wishes: Wishes) -> bool
                 tasks.remove(task)
                 if task is not pump and _ends(task, wishes):
                     return _detached(task)
+                if task is not pump:  # the end of its input; it may still leave
+                    tasks.append(asyncio.create_task(_until_gone(connection)))
         return False
     finally:
         for task in (pump, *tasks):
@@ -113,7 +115,9 @@ async def _until_gone(connection: Connection) -> bool:
     """Input that nobody wants is dropped; raises ConnectionError when the client is gone."""
     while await connection.read():
         pass
-    return False
+    gone = getattr(connection, "gone", asyncio.get_running_loop().create_future)
+    await gone()
+    raise ConnectionResetError("the client left")
 
 
 class Attaching:

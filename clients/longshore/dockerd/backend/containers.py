@@ -27,7 +27,7 @@ from longshore.dockerd.backend.live import Live, Outcome
 from longshore.dockerd.backend.monitor import Monitor
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.recover import Recovery
-from longshore.dockerd.backend.registry import Registry
+from longshore.dockerd.backend.registry import Registry, links
 from longshore.dockerd.backend.remove import Removal
 from longshore.dockerd.backend.restart import Backoff
 from longshore.dockerd.backend.start import Starting
@@ -167,17 +167,22 @@ class Containers:
         finally:
             live.kept = False
 
-    def unlink(self, name: str) -> None:
+    async def unlink(self, name: str) -> None:
         """`docker rm --link /parent/alias`. Raises NotFound, Conflict."""
         parent, _, alias = name.removeprefix("/").rpartition("/")
         if not parent:
             raise Conflict("Conflict, cannot remove the default link name of the container")
-        live = self.live(parent)
-        links = live.record.host_config.links or []
-        kept = [link for link in links if link.rpartition(":")[2].rpartition("/")[2] != alias]
-        if len(kept) == len(links):
-            raise NotFound(f"Cannot get parent {name} for name {alias}")
-        live.record.host_config.links = kept
+        await self._finished(self._unlink(self.live(parent), name, alias))
+
+    async def _unlink(self, live: Live, name: str, alias: str) -> None:
+        async with live.lock:
+            draft = live.draft()
+            found = draft.host_config.links or []
+            kept = [link for link in found if links([link])[0][1] != alias]
+            if len(kept) == len(found):
+                raise NotFound(f"Cannot get parent {name} for name {alias}")
+            draft.host_config.links = kept or None
+            await self.registry.save(live, draft)
 
     async def rename(self, name: str, new: str) -> None:
         live = self.live(name)

@@ -94,7 +94,7 @@ async def remove(engine: Engine, call: Call) -> Answer:
     """DELETE /containers/{name}."""
     name = call.path["name"]
     if call.flag("link"):
-        engine.containers.unlink(name)
+        await engine.containers.unlink(name)
     else:
         await engine.containers.remove(name, force=call.flag("force"), volumes=call.flag("v"))
     return Answer(204)

@@ -200,12 +200,12 @@ USER root
 RUN chmod 700 /tmp && chmod u+s /bin/busybox
 RUN true
 SHELL ["/bin/sh", "-x", "-c"]
-RUN echo traced
+RUN : traced
 RUN mkdir -p /a/b \
     # a comment inside
     && touch /a/b/c \
 
-    && echo end
+    && : end
 """
 
 VOLUMES = r"""

@@ -16,6 +16,8 @@ from urllib.parse import quote, urlencode
 if TYPE_CHECKING:
     import ssl
 
+    from longshore.docker.tls import TLSStream
+
 LATEST = (1, 48)
 OLDEST = (1, 24)
 DEFAULT_HOST = "unix:///var/run/docker.sock"
@@ -91,6 +93,19 @@ class Client:
             raise NotConnected(
                 f"Cannot connect to the Docker daemon at {self.host}. Is the docker daemon running?"
             ) from None
+
+    def _open_stream(self) -> socket.socket | TLSStream:
+        """For a hijacked connection, whose directions end separately."""
+        if self._tls is None:
+            return self.open_socket()
+        from longshore.docker.tls import TLSStream
+
+        tls, self._tls = self._tls, None
+        try:
+            below = self.open_socket()
+        finally:
+            self._tls = tls
+        return TLSStream(below, tls, self.http_host.rpartition(":")[0].strip("[]"))
 
     @property
     def version(self) -> tuple[int, int]:
@@ -196,7 +211,7 @@ class Client:
             f"Connection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        sock = self.open_socket()
+        sock = self._open_stream()
         sock.sendall(head.encode() + body)
         received = b""
         while b"\r\n\r\n" not in received:
@@ -214,7 +229,7 @@ class Client:
 class Hijacked:
     """A connection that is bytes both ways."""
 
-    def __init__(self, sock: socket.socket, early: bytes) -> None:
+    def __init__(self, sock: socket.socket | TLSStream, early: bytes) -> None:
         self._socket = sock
         self._early = early
 
@@ -233,8 +248,6 @@ class Hijacked:
 
     def close_write(self) -> None:
         try:
-            if hasattr(self._socket, "unwrap"):
-                return  # TLS can't say it without losing the other direction in Python
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass
@@ -283,7 +296,7 @@ def _worded(data: bytes) -> str:
         return data.decode("utf-8", "replace").strip()
 
 
-def _refusal(sock: socket.socket, header: bytes, rest: bytes) -> str:
+def _refusal(sock: socket.socket | TLSStream, header: bytes, rest: bytes) -> str:
     lines = header.decode("latin-1").split("\r\n")[1:]
     fields = {
         name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)

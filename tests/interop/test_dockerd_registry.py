@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from longshore.api.errors import Error, NotFound
 from longshore.client import oci
+from longshore.client.registries import options
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.images import names
+from longshore.dockerd.images import distribution, names
+from longshore.dockerd.images.importing import Wish
 from longshore.dockerd.images.registries import Auth
 from longshore.dockerd.images.store import Images
 from support.daemon import Longshore
 from support.enginekit import Heard, images_on
 from support.registry import PASSWORD, USER, Registry, publish, publish_index
+from support.tokens import TokenServer
 
 V = (1, 41)
 NOBODY = Auth()
@@ -179,3 +183,69 @@ async def test_a_mirror_of_the_hub(daemon: Longshore, registry: Registry, tmp_pa
     async with images_on(daemon, tmp_path, registry_mirrors=mirrors) as images:
         assert statuses(await pull(images, "mirrored:1"))[0] == "Pulling from library/mirrored"
         assert (await images.inspect("mirrored:1", V))["RepoTags"] == ["mirrored:1"]
+
+
+async def test_a_registry_whose_certificate_nobody_knows(images: Images, tmp_path: Path) -> None:
+    """On this machine that is no obstacle, as Docker has it."""
+    leaf = trustme.CA().issue_cert("localhost")
+    leaf.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    with Registry(tls=(tmp_path / "cert.pem", tmp_path / "key.pem")) as secure:
+        name = secure.name("tls/box:1")
+        await publish(name, [layer("t")], options=options(skip_verify=True))
+        assert statuses(await pull(images, name))[-1] == f"Status: Downloaded newer image for {name}"
+
+
+async def test_a_token_server_says_no(images: Images, tmp_path: Path) -> None:
+    with (
+        TokenServer(tmp_path, oauth=True, **{USER: PASSWORD}) as tokens,
+        Registry(token=tokens.table()) as guarded,
+    ):
+        name = guarded.name("tree/mine:1")
+        owner = Auth(username=USER, password=PASSWORD)
+        await load_one(images, name)
+        with pytest.raises(ServerError, match=r"^denied: requested access to the resource is denied$"):
+            await push(images, name)
+        assert (await push(images, name, owner))[-1]["aux"]["Tag"] == "1"
+        with pytest.raises(ServerError, match=r"^unauthorized: incorrect username or password$"):
+            await push(images, name, Auth(username=USER, password="wrong"))
+
+
+async def load_one(images: Images, name: str) -> None:
+    async def blocks() -> AsyncIterator[bytes]:
+        yield layer("x")
+
+    async for _ in images.import_tar(blocks(), Wish(names.parse(name))):
+        pass
+
+
+async def test_what_a_registry_has(images: Images, registry: Registry) -> None:
+    repository = registry.name("tree/looked")
+    parts = [
+        await publish(f"{repository}:{name}", [layer(name)], platform=platform)
+        for name, platform in (("a", "linux/amd64"), ("b", "linux/arm64/v8"))
+    ]
+    index = await publish_index(f"{repository}:1", parts)
+    found = await distribution.inspect(images, names.parse(f"{repository}:1"), NOBODY)
+    assert found["Descriptor"] == {
+        "mediaType": index.media_type,
+        "digest": index.digest,
+        "size": index.size,
+    }
+    assert [(each["architecture"], each.get("variant")) for each in found["Platforms"]] == [
+        ("amd64", None),
+        ("arm64", "v8"),
+    ]
+    one = await distribution.inspect(images, names.parse(f"{repository}:b"), NOBODY)
+    assert one["Platforms"] == [{"architecture": "arm64", "os": "linux", "variant": "v8"}]
+    with pytest.raises(NotFound, match="manifest unknown"):
+        await distribution.inspect(images, names.parse(f"{repository}:9"), NOBODY)
+
+
+async def test_what_is_no_image(images: Images, registry: Registry) -> None:
+    """An artifact: its content is stored by nobody."""
+    name = registry.name("tree/chart:1")
+    await publish_index(name, [])
+    with pytest.raises(Error):
+        await pull(images, name)
+    assert await images.client.images.list() == []

@@ -7,9 +7,14 @@ wheel with what it needs.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from support import goparts
@@ -78,7 +83,7 @@ def root_folder(context: Path, packages: tuple[str, ...], dockerfile: str) -> Pa
     shutil.rmtree(context, ignore_errors=True)
     root = context / "rootfs"
     root.mkdir(parents=True)
-    goparts.unpack(packages, root)
+    shutil.copytree(unpacked(packages), root, symlinks=True, dirs_exist_ok=True)
     for folder in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(root / folder, ignore_errors=True)
     for folder in ("dev", "proc", "run", "sys", "tmp", "var/lib/registry", "var/lib/longshore"):
@@ -97,29 +102,81 @@ def registry(context: Path) -> None:
 
 def containerd(context: Path) -> None:
     root = root_folder(context, (*BASE, *PYTHON), CONTAINERD)
+    shutil.copytree(dependencies(), root / SITE, dirs_exist_ok=True)
     wheels = context / "wheels"
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
-    subprocess.run(build, check=True, cwd=goparts.PROJECT)
+    build = [
+        sys.executable,
+        "-m",
+        "hatchling",
+        "build",
+        "--target",
+        "wheel",
+        "--directory",
+        str(wheels.resolve()),
+    ]
+    subprocess.run(build, check=True, cwd=goparts.PROJECT, capture_output=True)
     (wheel,) = wheels.glob("*.whl")
-    # Debian's Python is 3.11, whatever runs this.
-    choice = ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:"]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *choice]
-    subprocess.run([*pip, "--target", root / SITE, wheel], check=True)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(root / SITE)
     shutil.rmtree(wheels)
     for name in ("longshore", "containerd-shim-longshore-v1"):
-        (root / "usr/bin" / name).write_text(LAUNCHER)
-        (root / "usr/bin" / name).chmod(0o755)
+        script(root / "usr/bin" / name, LAUNCHER)
+    script(root / "usr/bin/try-the-stack", CLIENT)
 
-    client = root / "usr/bin/try-the-stack"
-    client.write_text(CLIENT)
-    client.chmod(0o755)
+
+def unpacked(packages: tuple[str, ...]) -> Path:
+    """A folder with these Debian packages, unpacked once."""
+
+    def unpack(draft: Path) -> None:
+        goparts.unpack(packages, draft)
+
+    return once(f"root-{key(packages)}", unpack)
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def dependencies() -> Path:
+    """A folder with what the wheel needs, installed once: of Debian's Python, 3.11, whatever runs this."""
+    project = tomllib.loads((goparts.PROJECT / "pyproject.toml").read_text())["project"]
+    wanted: list[str] = project["dependencies"]
+
+    def install(draft: Path) -> None:
+        choice = ["--python-version", "3.11", "--implementation", "cp", "--only-binary=:all:"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *choice]
+        subprocess.run([*pip, "--target", draft, *wanted], check=True)
+
+    return once(f"site-{key(wanted)}", install)
+
+
+def key(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
+
+
+def once(name: str, fill: Callable[[Path], None]) -> Path:
+    """The folder `name` in the project's cache, filled by whoever asks first; whole or absent."""
+    target = goparts.PROJECT / ".cache" / name
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        fill(draft)
+        draft.chmod(0o755)
+        draft.rename(target)
+    return target
+
+
+def make(folder: Path) -> None:
+    """Everything below `folder`; what was there is replaced."""
+    (folder / "socket").mkdir(parents=True, exist_ok=True)
+    registry(folder / "registry")
+    containerd(folder / "containerd")
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    (folder / "socket").mkdir(parents=True, exist_ok=True)
-    registry(folder / "registry")
-    containerd(folder / "containerd")
+    make(folder)
     print(f"built {folder}/registry and {folder}/containerd")
     return 0
 

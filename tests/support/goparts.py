@@ -195,27 +195,27 @@ def _write_wrapper(link: Path, target: Path, part: Part) -> None:
 def unpack(packages: Iterable[str], target: Path) -> None:
     """Unpack Debian packages into `target` as dpkg -x does: no scripts run, nothing is installed. Raises Missing."""
     with _locked():
-        for package in packages:
-            _extract(package, target)
+        _extract(list(packages), target)
 
 
 def _unpack(package: str) -> None:
     stamp = CACHE / "packages" / package
     if stamp.exists():
         return
-    _extract(package, CACHE / "root")
+    _extract([package], CACHE / "root")
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.touch()
 
 
-def _extract(package: str, target: Path) -> None:
+def _extract(packages: list[str], target: Path) -> None:
+    """All in one call of apt, which reads its lists each time."""
     if shutil.which("apt-get") is None or shutil.which("dpkg") is None:
-        raise Missing(f"{package}: no apt-get and dpkg here, the Go parts come from Debian's packages")
+        raise Missing(f"{packages[0]}: no apt-get and dpkg here, the Go parts come from Debian's packages")
     _refresh_lists()
     downloads = CACHE / "downloads"
     shutil.rmtree(downloads, ignore_errors=True)
     downloads.mkdir(parents=True)
-    _apt("download", package, cwd=downloads)
+    _apt("download", *packages, cwd=downloads)
     for archive in downloads.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive, target], check=True, capture_output=True)
     shutil.rmtree(downloads)

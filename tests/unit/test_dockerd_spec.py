@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.api.errors import InvalidArgument
+from longshore.api.errors import InvalidArgument, Unimplemented
 from longshore.dockerd.engine import NetworkPlace
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import (
@@ -23,6 +23,7 @@ from longshore.dockerd.records import (
     RestartPolicy,
     TmpfsOptions,
     Ulimit,
+    VolumeOptions,
     WeightDevice,
 )
 from longshore.dockerd.spec import build, links, merge, points, process, seccomp, shm, tmpfs, validate
@@ -108,6 +109,18 @@ def test_privileged() -> None:
     assert "ro" not in mount(document, "/sys")["options"]
     assert "ro" not in mount(document, "/sys/fs/cgroup")["options"]
     assert "/dev/null" in {node["path"] for node in linux["devices"]}
+
+
+def test_writable_cgroups() -> None:
+    document = spec(HostConfig(security_opt=["writable-cgroups=true"]))
+    assert "ro" not in mount(document, "/sys/fs/cgroup")["options"]
+    assert "ro" in mount(document, "/sys")["options"]
+
+
+def test_a_volumes_subpath_is_not_built() -> None:
+    wanted = MountSpec(type="volume", source="v", target="/t", volume_options=VolumeOptions(subpath="a"))
+    with pytest.raises(Unimplemented):
+        points.of_mount(wanted)
 
 
 def test_host_namespaces() -> None:

@@ -46,7 +46,9 @@ async def export(engine: Engine, call: Call) -> None:
     """GET /containers/{name}/export."""
     live = engine.containers.live(call.path["name"])
     async with Archives(engine.containers.parts).exported(live) as blocks:
+        first = await anext(blocks)  # an error that comes at once is a plain answer
         answer = await call.stream("application/octet-stream")
+        await answer.write(first)
         async for block in blocks:
             await answer.write(block)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from longshore.api.errors import InvalidArgument
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.records import Container, HostConfig, MountPoint
-from longshore.dockerd.spec import shm, tmpfs
+from longshore.dockerd.spec import security, shm, tmpfs
 from longshore.dockerd.spec.namespaces import ipc_mode
 from longshore.dockerd.spec.process import INIT_TARGET, init_path, wants_init
 from longshore.dockerd.spec.settings import Place
@@ -46,8 +46,9 @@ def make(container: Container, place: Place) -> list[Mount]:
     ours = [mount for mount in defaults if not _covered(mount["destination"], taken)]
     if host.readonly_rootfs:
         ours = [_readonly(mount) for mount in ours]
-    if host.privileged:
-        ours = [_writable(mount) for mount in ours]
+    options = security.parse(host.security_opt or (), place.settings)
+    kinds = {"sysfs", "cgroup"} if host.privileged else {"cgroup"} if options.writable_cgroups else set()
+    ours = [_writable(mount) if mount["type"] in kinds else mount for mount in ours]
     files = [_file(target, path, host) for target, path in place.network.files.items() if target not in taken]
     return [*ours, *_init(container, place), *sorted(users + files, key=_depth)]
 
@@ -71,8 +72,6 @@ def _readonly(mount: Mount) -> Mount:
 
 
 def _writable(mount: Mount) -> Mount:
-    if mount["type"] not in ("sysfs", "cgroup"):
-        return mount
     return mount | {"options": [option for option in mount["options"] if option != "ro"]}
 
 

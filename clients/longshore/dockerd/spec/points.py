@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import InvalidArgument, NotFound
+from longshore.api.errors import InvalidArgument, NotFound, Unimplemented
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.engine import VolumeSource
 from longshore.dockerd.errors import ServerError
@@ -214,6 +214,9 @@ def _of_volume(mount: MountSpec, target: str, wrong: str) -> MountPoint:
         raise InvalidArgument(
             f"{wrong}: invalid mount path: '{mount.source}' mount path must be a name, not a folder"
         )
+    if options and options.subpath:
+        # Whoever shares the volume could put a link there after our look and before the runtime's mount.
+        raise Unimplemented(f"{wrong}: VolumeOptions.Subpath is not implemented")
     driver = options.driver_config.name if options and options.driver_config else ""
     point = _volume(target, mount.source, driver)
     return msgspec.structs.replace(
@@ -259,21 +262,10 @@ async def _resolved(point: MountPoint, container: str, volumes: VolumeSource) ->
         labels = {ANONYMOUS: ""} if point.anonymous else options.labels if options else None
         wishes = driver.options if driver else None
         path = await volumes.use(point.name, container, point.driver, wishes, labels)
-        if options and options.subpath:
-            path = _inside(path, options.subpath)
         return msgspec.structs.replace(point, source=path)
     if point.type == "bind":
         _make_folder(point)
     return point
-
-
-def _inside(path: str, below: str) -> str:
-    """A folder of the volume. Raises InvalidArgument for one that isn't there or leads out of it."""
-    found = os.path.realpath(os.path.join(path, below))
-    root = os.path.realpath(path)
-    if not (found == root or found.startswith(root + "/")) or not os.path.exists(found):
-        raise InvalidArgument(f"cannot access path {below!r} of the volume: no such folder in it")
-    return found
 
 
 def prepare(found: Sequence[MountPoint]) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
-from longshore.api.errors import Error
+from longshore.api.errors import Error, NotFound
 from longshore.api.events import task_pb2 as events
 from longshore.api.types.task import task_pb2
+from longshore.client.tasks import Task
 from longshore.dockerd.backend.exits import Exit, Exits
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
@@ -159,11 +160,17 @@ class Monitor:
         """Compare what should run with what does. Raises Unavailable while containerd is not there."""
         found = {task.id: task for task in await self._parts.client.tasks.list()}
         for live in self._parts.registry:
-            pid = live.record.state.pid
-            if live.has_process and not live.lock.locked():
-                exit = exit_of(live, found.get(live.id), missed)
-                if exit is not None:
-                    self._spawn(self._exits.ended(live, exit._replace(pid=pid)))
+            if live.has_process and exit_of(live, found.get(live.id), missed) is not None:
+                self._spawn(self._look_again(live, live.record.state.pid, missed))
+
+    async def _look_again(self, live: Live, pid: int, missed: Missed) -> None:
+        """The list may be older than a start that has just been recorded; what is asked for now isn't."""
+        try:
+            task: State | None = await Task(self._parts.client.tasks, live.id).state()
+        except NotFound:
+            task = None
+        if live.record.state.pid == pid and (exit := exit_of(live, task, missed)) is not None:
+            await self._exits.ended(live, exit._replace(pid=pid))
 
 
 def _exit(message: events.TaskExit) -> Exit:

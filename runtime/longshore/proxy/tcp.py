@@ -163,6 +163,14 @@ class Pair:
         self.queued = False
 
 
+def _established(sock: socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 class StreamProxy:
     def __init__(self, listener: socket, target: Target) -> None:
         self._listener = listener
@@ -247,6 +255,11 @@ class StreamProxy:
         self._pairs[client.fileno()] = self._pairs[backend.fileno()] = pair
         self._epoll.register(backend.fileno(), _BOTH)
         self._epoll.register(client.fileno(), _BOTH)
+        # Nearby, the connection is there at once; if not, the first write says so.
+        if _established(backend):
+            pair.connecting = False
+            pair.up.readable = pair.up.writable = True
+            self._step(pair)
 
     def _event(self, pair: Pair, fd: int, events: int) -> None:
         inward, outward = (pair.up, pair.down) if fd == pair.up.source else (pair.down, pair.up)

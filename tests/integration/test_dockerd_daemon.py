@@ -272,7 +272,7 @@ def test_what_it_is(shared: Machine) -> None:
 
 
 def test_a_stop_while_it_starts(machine: Machine) -> None:
-    flags = ["--containerd", machine.folder / "nobody", "-H", f"unix://{machine.socket}"]
+    flags: list[str | Path] = ["--containerd", machine.folder / "nobody", "-H", f"unix://{machine.socket}"]
     with open(machine.log, "ab") as log:
         started = machine.host.popen(machine.command(*flags), stdout=log, stderr=log)
     process.eventually(machine.socket.exists)

@@ -9,30 +9,42 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
 from longshore.api import errors
+from longshore.containerd.content.files import Files
 from longshore.containerd.content.local import LocalContent
 from longshore.containerd.content.store import ContentStore, Info
 from longshore.containerd.metadata.store import Store
+from longshore.containerd.proxies.content import RemoteFiles
 from longshore.containerd.scope import Scope
 from support.remote import RemoteContent, channel
 
-IMPLEMENTATIONS = ["local", "our daemon", "real daemon"]
+IMPLEMENTATIONS = ["local", "our daemon", "real daemon", "at our daemon", "at the real daemon"]
+"""The last two: ours, with blobs in the content store of another."""
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ContentStore]:
     async with AsyncExitStack() as stack:
-        if request.param == "local":
+        address = (
+            ""
+            if request.param == "local"
+            else request.getfixturevalue(f"{request.param.split()[-2]}_address")
+        )
+        if request.param == "local" or request.param.startswith("at "):
             database = Store(tmp_path / "meta.sqlite")
             stack.callback(database.close)
-            content = LocalContent(tmp_path / "content", database)
+            files = Files(tmp_path / "content")
+            if address:
+                door = stack.enter_context(grpc.insecure_channel(f"unix:{address}"))
+                files = RemoteFiles(tmp_path / "content", "other", door)
+            content = LocalContent(files, database)
             stack.callback(content.close)
             yield content
             return
-        address = request.getfixturevalue("our_address" if request.param == "our daemon" else "real_address")
-        yield RemoteContent(await stack.enter_async_context(channel(address)))
+        yield RemoteContent(await stack.enter_async_context(channel(Path(address))))
 
 
 def fresh(size: int = 64) -> tuple[bytes, str]:

@@ -89,7 +89,10 @@ class Ingest:
 
 
 class Files:
-    """The two directories below `root`, made as needed."""
+    """The two directories below `root`, made as needed. `proxies.content` keeps the blobs elsewhere."""
+
+    opens_at_once = True
+    """Whether `open_blob` is quick enough for the event loop."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -102,6 +105,10 @@ class Files:
         """Where the blob of a valid digest is."""
         algorithm, _, digits = digest.partition(":")
         return self._blobs / algorithm / digits
+
+    def open_blob(self, digest: str) -> int:
+        """A descriptor to read a blob from, the caller's to close."""
+        return os.open(self.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
 
     def open_ingest(self, directory: str, ref: str, total: int) -> Ingest:
         """Make or resume an ingest; one begun with another `total` starts again."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import sqlite3
 import time
 from collections import deque
@@ -75,8 +74,10 @@ _INGESTS: Final = _INGEST_COLUMNS + " ORDER BY ref"
 class LocalContent:
     """A ContentStore. `policy`: may a namespace get a blob of another by knowing its digest (shared), or not?"""
 
-    def __init__(self, root: Path, store: Store, policy: str = SHARED, holds: Holds | None = None) -> None:
-        self._files = Files(root)
+    def __init__(
+        self, files: Files | Path, store: Store, policy: str = SHARED, holds: Holds | None = None
+    ) -> None:
+        self._files = files if isinstance(files, Files) else Files(files)
         self._store = store
         self._holds = holds or Holds()
         self._cleaning = asyncio.Lock()
@@ -155,12 +156,15 @@ class LocalContent:
 
         async with self._exclusive(digest):
             if await self._store.write(delete, urgent=True):
-                await self.thread(self._files.remove_blob, digest)
+                with contextlib.suppress(OSError):  # it is in the trash, and `cleanup` tries again
+                    await self.thread(self._files.remove_blob, digest)
 
     async def open(self, scope: Scope, digest: str) -> Blob:
         info = await self.info(scope, digest)
         try:
-            return Blob(os.open(self._files.blob(digest), os.O_RDONLY | os.O_CLOEXEC), info.size)
+            if self._files.opens_at_once:
+                return Blob(self._files.open_blob(digest), info.size)
+            return Blob(await self.thread(self._files.open_blob, digest), info.size)
         except FileNotFoundError:
             raise _not_found(digest) from None
 

@@ -28,7 +28,7 @@ log = structlog.get_logger("proxies")
 
 SNAPSHOTTER: Final = "io.containerd.snapshotter.v1"
 DIFFER: Final = "io.containerd.differ.v1"
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.max_receive_message_length", 16 << 20),
     ("grpc.max_send_message_length", 16 << 20),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -74,13 +74,20 @@ def _add(
     )
 
 
-def _proxy(kit: Kit, name: str, proxy: Proxy) -> None:
+def target(name: str, proxy: Proxy) -> str:
+    """Its address as grpc wants it. Raises InvalidArgument if there is none."""
     if not proxy.address:
         raise errors.InvalidArgument(f"proxy plugin {name} has no address: invalid argument")
+    address = proxy.address if "://" in proxy.address else f"unix:{proxy.address}"
+    return address.replace("unix://", "unix:")
+
+
+def _proxy(kit: Kit, name: str, proxy: Proxy) -> None:
+    if proxy.type == "content":  # the content store has taken it
+        return
     if proxy.type not in ("snapshot", "diff"):
         raise errors.Unimplemented(f"proxy plugins of type {proxy.type!r}: not implemented")
-    address = proxy.address if "://" in proxy.address else f"unix:{proxy.address}"
-    channel = grpc.aio.insecure_channel(address.replace("unix://", "unix:"), options=_OPTIONS)
+    channel = grpc.aio.insecure_channel(target(name, proxy), options=OPTIONS)
     kit.stack.push_async_callback(channel.close)
     if proxy.type == "diff":
         kit.differs[name] = ProxyDiffer(channel)

@@ -62,7 +62,9 @@ def test_signals_reach_the_child_or_its_group(flags: list[str], expected: str) -
         "echo ready >&2; wait"
     )
     if not flags:
-        script = "trap 'echo outer; exit 0' USR1; echo ready >&2; echo ready >&2; while :; do sleep 0.05; done"
+        script = (
+            "trap 'echo outer; exit 0' USR1; echo ready >&2; echo ready >&2; while :; do sleep 0.05; done"
+        )
     with subprocess.Popen(
         [INIT, "-s", *flags, "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ class Ours:
         self.cli.write_text(f"#!{sys.executable} -I\n{body}")
         self.cli.chmod(0o755)
 
-    def __call__(self, *words: str | Path, check: bool = True, **options: object) -> tuple[int, str, str]:
+    def __call__(self, *words: str | Path, check: bool = True, **options: Any) -> tuple[int, str, str]:
         done = self._docker.call([self.cli, *words], check=check, **options)
         return done.returncode, done.stdout, done.stderr
 
@@ -214,7 +215,7 @@ def test_events(docker: AnyDockerd, ours: Ours) -> None:
 
 
 def test_a_terminal_and_leaving_it(docker: AnyDockerd, ours: Ours) -> None:
-    words = [ours.cli, "run", "-it", "--name", "tty", *BY_ITSELF, BUSYBOX, "sh"]
+    words: list[str | Path] = [ours.cli, "run", "-it", "--name", "tty", *BY_ITSELF, BUSYBOX, "sh"]
     terminal = Terminal(words, docker.environment())
     terminal.type("echo $((40 + 2))\n")
     terminal.until(r"42\r\n")

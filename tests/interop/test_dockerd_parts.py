@@ -21,7 +21,12 @@ from support.process import eventually
 def docker() -> Iterator[Dockerd]:
     with short_folder() as folder:
         link(str(folder))
-        flags: list[str | Path] = ["--userland-proxy-path", folder / "docker-proxy", "--init-path", native.path()]
+        flags: list[str | Path] = [
+            "--userland-proxy-path",
+            folder / "docker-proxy",
+            "--init-path",
+            native.path(),
+        ]
         with Dockerd("real", flags=flags) as docker:
             yield docker
 

@@ -259,7 +259,9 @@ def test_bytes_sent_with_the_request_are_not_lost(plain: OurDockerd) -> None:
         upgrade = b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly\n"
         answer = ask(plain, request + upgrade, b"end\n", half_close=True)
         assert answer.startswith(b"HTTP/1.1 101 ")
-        assert b"\x01\0\0\0\0\0\0\x06early\n" in answer
+        frame = answer.partition(b"\r\n\r\n")[2]
+        # On a busy machine what follows may be in the same frame.
+        assert frame[:7] == b"\x01\0\0\0\0\0\0" and frame[8:].startswith(b"early\n")
     finally:
         plain("rm", "-f", "raw")
 

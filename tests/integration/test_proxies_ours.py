@@ -148,7 +148,7 @@ root = "/lazy"
 type = "diff"
 address = "{differ}"
 [proxy_plugins.store]
-type = "content"
+type = "sandbox"
 address = "{differ}"
 [proxy_plugins.native]
 type = "snapshot"
@@ -191,5 +191,5 @@ async def test_the_list_of_plugins_has_them(opened: grpc.aio.Channel) -> None:
     lazy = plugins["io.containerd.snapshotter.v1", "lazy", 0]
     assert lazy.exports == {"root": "/lazy"} and lazy.capabilities == ["rebase"]
     assert ("io.containerd.differ.v1", "ours", 0) in plugins
-    assert ("io.containerd.content.v1", "store", 12) in plugins
+    assert ("io.containerd.sandbox.v1", "store", 12) in plugins
     assert ("io.containerd.snapshotter.v1", "native", 6) in plugins

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.daemons import Pair
 from bench.report import summary
+from bench.versions import answers
 from support import goparts
 
 DISABLED = 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
@@ -37,42 +40,47 @@ def family(pid: int) -> list[int]:
     return [pid, *(found for child in children for found in family(int(child)))]
 
 
-def start(name: str) -> tuple[float, int]:
-    """Seconds until Version is answered, bytes of the daemon and its zygote."""
-    from bench.versions import answers
+@contextmanager
+def running(name: str, folder: Path) -> Iterator[tuple[float, int]]:
+    """A daemon on what is in `folder`: seconds until it answered, and its private bytes then, with its zygote's."""
+    (folder / "config.toml").write_text(DISABLED)
+    flags = [
+        "--config",
+        "config.toml",
+        "--root",
+        "root",
+        "--state",
+        "state",
+        "--address",
+        str(folder / "c.sock"),
+    ]
+    started = time.perf_counter()
+    daemon = subprocess.Popen(
+        [*PROGRAMS[name], *flags, "--log-level", "error"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=goparts.environment(dict(os.environ)),
+    )
+    try:
+        while not answers(folder / "c.sock"):
+            if daemon.poll() is not None:
+                raise RuntimeError(f"{name} ended with {daemon.returncode}")
+            time.sleep(0.002)
+        elapsed = time.perf_counter() - started
+        yield elapsed, sum(private(pid) for pid in family(daemon.pid))
+    finally:
+        daemon.terminate()
+        daemon.wait()
 
+
+def start(name: str) -> tuple[float, int]:
+    """On an empty folder."""
     folder = Path(tempfile.mkdtemp(prefix="ls-cold-", dir="/run"))
     try:
-        (folder / "config.toml").write_text(DISABLED)
-        flags = [
-            "--config",
-            "config.toml",
-            "--root",
-            "root",
-            "--state",
-            "state",
-            "--address",
-            str(folder / "c.sock"),
-        ]
-        started = time.perf_counter()
-        running = subprocess.Popen(
-            [*PROGRAMS[name], *flags, "--log-level", "error"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=goparts.environment(dict(os.environ)),
-        )
-        try:
-            while not answers(folder / "c.sock"):
-                if running.poll() is not None:
-                    raise RuntimeError(f"{name} ended with {running.returncode}")
-                time.sleep(0.002)
-            elapsed = time.perf_counter() - started
-            return elapsed, sum(private(pid) for pid in family(running.pid))
-        finally:
-            running.terminate()
-            running.wait()
+        with running(name, folder) as found:
+            return found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

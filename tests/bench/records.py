@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from bench.cold import DISABLED, PROGRAMS, family, private
+from bench.cold import running
 from bench.daemons import Pair
 from bench.report import summary
-from bench.versions import answers
 from longshore.api.services.containers.v1 import containers_pb2 as containers
 from longshore.api.services.images.v1 import images_pb2 as images
 from longshore.api.types.descriptor_pb2 import Descriptor
-from support import goparts
 
 SIZES = (10, 100, 1_000, 10_000)
 HEADERS = (("containerd-namespace", "records"),)
@@ -34,38 +29,6 @@ _SERVICES = "/containerd.services"
 _LIMITS = [("grpc.max_receive_message_length", 256 << 20)]
 
 Measures = dict[str, list[float]]
-
-
-@contextmanager
-def running(name: str, folder: Path) -> Iterator[tuple[float, int]]:
-    """A daemon on what is in `folder`: seconds until it answered, and its private bytes then."""
-    flags = [
-        "--config",
-        "config.toml",
-        "--root",
-        "root",
-        "--state",
-        "state",
-        "--address",
-        str(folder / "c.sock"),
-    ]
-    started = time.perf_counter()
-    daemon = subprocess.Popen(
-        [*PROGRAMS[name], *flags, "--log-level", "error"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=goparts.environment(dict(os.environ)),
-    )
-    try:
-        while not answers(folder / "c.sock"):
-            time.sleep(0.002)
-        elapsed = time.perf_counter() - started
-        yield elapsed, sum(private(pid) for pid in family(daemon.pid))
-    finally:
-        daemon.terminate()
-        daemon.wait()
 
 
 class Calls:
@@ -154,7 +117,6 @@ def one_daemon(name: str, sizes: tuple[int, ...], repeats: int) -> tuple[Measure
     """All measures of a daemon, and its private bytes with the most records."""
     folder, found = Path(tempfile.mkdtemp(prefix="ls-records-", dir="/run")), Measures()
     try:
-        (folder / "config.toml").write_text(DISABLED)
         already = 0
         for size in sizes:
             with running(name, folder):

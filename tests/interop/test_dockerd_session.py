@@ -30,6 +30,8 @@ STACKS: dict[str, Callable[[], AbstractContextManager[AnyDockerd]]] = {
 # How a line begins -> why our answer is another one.
 DIFFERENT = {
     "image inspect no-such": "20.10 says it twice; these are the words since 23",
+    "events --since {mark} --until {now} --filter type=image": "an image's name is told with its tag",
+    "events --since {mark} --until {now} --filter type=volume": "a volume is created once, not at each use",
     "run --rm --volume x:not-absolute": "a target that isn't absolute is refused, as the documentation says",
     "ps --filter nonsense=1": "the words since 23 begin with a small letter",
     "inspect --format '{{.HostConfig.NetworkMode}}": "images and roots are containerd's, whose overlay is overlayfs",

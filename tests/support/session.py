@@ -171,7 +171,7 @@ RULES = (
     (r"(?m)^(\S+) +\d+ +\d+ +\d+ +\d\d:\d\d(:\d\d)?", r"\1 <pid> <pid> <percent> <clock>"),
     (r"(?<![:\w])\d\d:\d\d(:\d\d)?(?![:\w])", "<clock>"),
     (r"(?m)^\d+ +(?=\S+$)", "<number> "),
-    (r" ?\b(dir|file|multi):[0-9a-f]{2,}\S*", r" \1:<sum>"),
+    (r" ?(dir|file|multi):[0-9a-f]{2,}\S*", r" \1:<sum>"),
     (r"[ \t]+", " "),
     (r" +\n", "\n"),
 )

@@ -105,7 +105,8 @@ def inspect(entry: Entry, extras: Extras, version: Version) -> dict[str, Any]:
     if version >= NO_VIRTUAL_SIZE:
         del found["VirtualSize"]
     if version >= NO_CONTAINER:
-        del found["Container"], found["ContainerConfig"]
+        # ContainerConfig stays, empty: docker-compose 1.29 takes the newest version and can't recreate without it.
+        del found["Container"]
     return found
 
 

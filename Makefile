@@ -24,7 +24,7 @@ test: venv
 	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: venv
-	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' $(PYTEST_ARGS)
+	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' --timeout 7200 $(PYTEST_ARGS)
 
 bench: venv
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -15,9 +15,10 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 import trustme
@@ -25,6 +26,7 @@ import trustme
 from support import host, require, session
 from support.folders import short_folder
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
+from support.process import eventually
 from support.terminal import Terminal
 
 TCP, TLS = "tcp://127.0.0.1:2375", "tcp://127.0.0.1:2376"
@@ -183,23 +185,40 @@ def test_a_client_that_goes_away_ends_nothing(door: Door, lasting: str) -> None:
     assert door.docker.inspect(lasting, ".State.Status") == "running"
 
 
+class Lines:
+    """What a client prints, read as it comes."""
+
+    def __init__(self, client: subprocess.Popen[bytes]) -> None:
+        self._seen: list[bytes] = []
+        self._thread = threading.Thread(target=self._read, args=(client.stdout,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        for line in iter(stream.readline, b""):
+            self._seen.append(line)
+
+    def has(self, line: bytes) -> bool:
+        return line in self._seen
+
+
 def test_two_are_attached(door: Door, lasting: str) -> None:
-    first, second = door.popen("attach", lasting), door.popen("attach", lasting)
+    clients = [door.popen("attach", lasting), door.popen("attach", lasting)]
     try:
-        for name, writer, other in (("one", first, second), ("two", second, first)):
-            assert writer.stdin is not None and writer.stdout is not None and other.stdout is not None
-            # A client that is still on its way misses what others say before it has come.
-            word = f"{name}\n".encode()
-            while True:
-                writer.stdin.write(word)
-                writer.stdin.flush()
-                assert writer.stdout.readline() in (word, b"one\n")
-                if word in other.stdout.peek(1):  # type: ignore[attr-defined]
-                    break
+        printed = [Lines(client) for client in clients]
+        for word, client in ((b"one\n", clients[0]), (b"two\n", clients[1])):
+
+            def heard(word: bytes = word, client: subprocess.Popen[bytes] = client) -> bool:
+                # Again and again: a client that is still on its way misses what others say before it has come.
+                assert client.stdin is not None
+                client.stdin.write(word)
+                client.stdin.flush()
+                return all(lines.has(word) for lines in printed)
+
+            eventually(heard, 20)
     finally:
         door("rm", "-f", lasting)
-        for client in (first, second):
-            client.communicate(timeout=20)
+        for client in clients:
+            client.wait(20)
 
 
 @pytest.mark.parametrize("door", ["unix", "tls"], indirect=True, scope="module")

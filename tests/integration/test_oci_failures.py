@@ -21,9 +21,8 @@ def hook(script: str, **more: object) -> list[dict[str, object]]:
 
 
 def missing_bind(box: Bundle) -> None:
-    box.config["mounts"].append(
-        {"destination": "/x", "type": "bind", "source": "/missing", "options": ["bind"]}
-    )
+    source = str(box.folder / "missing")  # not a name at the host's root, that somebody may have made
+    box.config["mounts"].append({"destination": "/x", "type": "bind", "source": source, "options": ["bind"]})
 
 
 def late_mount(box: Bundle) -> None:

@@ -36,7 +36,7 @@ SETS: Final[dict[str, tuple[str, ...]]] = {
         "--volume",
         f"{FOLDER}/b:/a/b:ro",
         "--volume",
-        "/missing/x:/m",
+        f"{FOLDER}/missing/x:/m",
     ),
     "bind-file": (*NONE, "--volume", f"{FOLDER}/file:/etc/file:ro"),
     "volumes": (*NONE, "--volume", "data:/data", "--volume", "/anonymous", "--volume", "data:/again:ro"),

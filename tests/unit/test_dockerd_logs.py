@@ -212,6 +212,26 @@ def test_following_across_rotations(tmp_path: Path, kind: str) -> None:
     log.file.close()
 
 
+@pytest.mark.parametrize("limits", (Limits(), Limits(1000, 3)))
+def test_who_does_not_follow_reads_what_was_there(tmp_path: Path, kind: str, limits: Limits) -> None:
+    """However much is written meanwhile, and whether or not the file is replaced."""
+    log = Recorder(tmp_path / "log", kind, limits)
+    log.write(range(20))
+    there = log.read()
+    with (
+        Reader(log.path, log.format, Span(), bounded=True) as everything,
+        Reader(log.path, log.format, Span(1), bounded=True) as last,
+        Reader(log.path, log.format, Span(0), bounded=True) as nothing,
+    ):
+        log.write(range(20, 60))
+        found = []
+        while entries := everything.more():
+            found += numbers(entries)
+            log.write(range(60, 70))
+        assert (found, numbers(last.more()), last.more(), nothing.more()) == (there, [19], [], [])
+    log.file.close()
+
+
 def test_a_torn_record_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "log"
     whole = jsonfile.Encoder().encode("stdout", 1, b"1\n2\n3\n", True).splitlines(keepends=True)

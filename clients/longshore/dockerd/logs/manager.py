@@ -72,7 +72,7 @@ class Logs(LogSource):
         # Asked before the files are opened: whatever is written afterwards, we are told of.
         watch = await self._watching(container) if follow else None
         try:
-            reader = await asyncio.to_thread(Reader, made.path, made.format(), span)
+            reader = await asyncio.to_thread(Reader, made.path, made.format(), span, bounded=watch is None)
             with reader:
                 # Rotations of before we opened the files: the new files are among those, and still open.
                 if watch is not None:
@@ -85,6 +85,7 @@ class Logs(LogSource):
                     if not await watch.news(reader.add):
                         watch.close()
                         watch = None
+                        reader.stop_here()  # complete; what comes now is the next run's
         finally:
             if watch is not None:
                 watch.close()

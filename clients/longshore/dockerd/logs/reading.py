@@ -40,16 +40,22 @@ class Span(NamedTuple):
 
 
 class Reader:
-    """``with Reader(...) as reader: while entries := reader.more(): ...``; [] means: no more for now."""
+    """``with Reader(...) as reader: while entries := reader.more(): ...``; [] means: no more for now.
 
-    def __init__(self, path: str, format: Format, span: Span) -> None:
+    With `bounded` it reads what is there now. Who doesn't follow needs that: a container may write faster than we read.
+    """
+
+    def __init__(self, path: str, format: Format, span: Span, *, bounded: bool = False) -> None:
         self._format = format
         self._span = span
         self.ended = False
         """A record past `until` was met."""
         self._fds = open_all(path)
+        self._ends: list[int] | None = None
         self._offset = 0
         self._rest = b""
+        if bounded:
+            self.stop_here()
         if span.tail is not None:
             self._skip_to_tail(span.tail)
 
@@ -71,14 +77,18 @@ class Reader:
         else:
             self._fds.append(fd)
 
+    def stop_here(self) -> None:
+        """Read what the files hold by now, and nothing that is written later."""
+        self._ends = [os.fstat(fd).st_size for fd in self._fds]
+
     def more(self) -> list[LogEntry]:
         """The next entries in the span, a block of them; [] at what is the end by now."""
         while not self.ended and self._fds:
-            data = os.pread(self._fds[0], BLOCK, self._offset)
+            data = os.pread(self._fds[0], self._reach(), self._offset)
             if not data:
                 if len(self._fds) == 1:
                     return []
-                os.close(self._fds.pop(0))
+                self._forget_oldest(1)
                 self._offset, self._rest = 0, b""
                 continue
             self._offset += len(data)
@@ -88,6 +98,16 @@ class Reader:
             if entries:
                 return entries
         return []
+
+    def _reach(self) -> int:
+        return BLOCK if self._ends is None else max(0, min(BLOCK, self._ends[0] - self._offset))
+
+    def _forget_oldest(self, count: int) -> None:
+        for fd in self._fds[:count]:
+            os.close(fd)
+        del self._fds[:count]
+        if self._ends is not None:
+            del self._ends[:count]
 
     def _within(self, entries: list[LogEntry]) -> list[LogEntry]:
         since, until = self._span.since_ns, self._span.until_ns
@@ -102,11 +122,10 @@ class Reader:
         missing = count
         for index in range(len(self._fds) - 1, -1, -1):
             fd = self._fds[index]
-            self._offset, missing = self._format.back(fd, os.fstat(fd).st_size, missing)
+            end = os.fstat(fd).st_size if self._ends is None else self._ends[index]
+            self._offset, missing = self._format.back(fd, end, missing)
             if not missing:
-                for older in self._fds[:index]:
-                    os.close(older)
-                del self._fds[:index]
+                self._forget_oldest(index)
                 return
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
+from longshore.api import typeurls
 from longshore.api.cgroups.v1 import metrics_pb2 as v1
 from longshore.api.cgroups.v2 import metrics_pb2 as v2
 from longshore.api.errors import InvalidArgument
+from longshore.api.types.metrics_pb2 import Metric
 from longshore.dockerd.backend import commit, stats, top, update
 from longshore.dockerd.errors import Conflict, ServerError
 from longshore.dockerd.records import ContainerConfig, HostConfig
@@ -126,3 +133,26 @@ def test_changes_of_a_commit() -> None:
     for wrong in ("RUN x", "COPY a b", "NONSENSE"):
         with pytest.raises(InvalidArgument, match="is not a valid change command"):
             commit.change(ContainerConfig(), [wrong])
+
+
+async def test_a_shim_that_says_nothing_holds_nobody_up() -> None:
+    """No reading at all, and no second one."""
+    answers: list[list[Any]] = []
+
+    async def metrics(_: object) -> list[Any]:
+        if not answers:
+            await asyncio.Event().wait()
+        return answers.pop()
+
+    parts: Any = SimpleNamespace(client=SimpleNamespace(tasks=SimpleNamespace(metrics=metrics)))
+    state = SimpleNamespace(pid=0)
+    record = SimpleNamespace(name="box", state=state, host_config=SimpleNamespace(network_mode="host"))
+    live: Any = SimpleNamespace(has_process=True, id="1234", record=record)
+    started = time.monotonic()
+    nothing = await stats.once(parts, live, compare=True)
+    assert (nothing["read"], nothing["name"]) == ("0001-01-01T00:00:00Z", "/box")
+    answers.append([Metric(data=typeurls.pack(v1.Metrics()))])
+    first = await stats.once(parts, live, compare=True)
+    assert first["read"] > "2000"
+    assert first["preread"] == nothing["preread"]
+    assert time.monotonic() - started < 15

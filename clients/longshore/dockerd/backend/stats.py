@@ -15,6 +15,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from longshore.api.errors import Error
+from longshore.client.tasks import Task
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.times import NEVER, rfc3339
@@ -23,6 +24,8 @@ Json = dict[str, Any]
 
 _SECOND: Final = 1_000_000_000
 _INTERVAL: Final = 1.0  # seconds between two readings
+_PATIENCE: Final = 2.0  # seconds for containerd and the shim to give the first
+_PATIENCE_AGAIN: Final = 1.0  # and another one, when we have that to answer with
 _UNLIMITED: Final = 1 << 62  # bytes; v1 writes a number near 2**63
 _MAX: Final = (1 << 64) - 1
 
@@ -65,7 +68,7 @@ async def once(parts: Parts, live: Live, *, compare: bool) -> Json:
     if not compare or first is None:
         return first or named(live, _EMPTY)
     await asyncio.sleep(_INTERVAL)
-    second = await read(parts, live)
+    second = await read(parts, live, _PATIENCE_AGAIN)
     return compared(second, first) if second is not None else first
 
 
@@ -93,21 +96,21 @@ def compared(now: Json, before: Json | None) -> Json:
     return now | {"preread": before["read"], "precpu_stats": before["cpu_stats"]}
 
 
-async def read(parts: Parts, live: Live) -> Json | None:
-    """None if it has just ended."""
+async def read(parts: Parts, live: Live, patience: float = _PATIENCE) -> Json | None:
+    """None if it has just ended, or if nobody tells in time: a shim that hangs must not hold up who asks."""
     try:
-        task = await parts.client.tasks.get(live.id)
-        metrics = await task.metrics()
-    except Error:
+        async with asyncio.timeout(patience):
+            metrics = await Task(parts.client.tasks, live.id).metrics()
+    except (Error, TimeoutError):
         return None
     document = named(live, _EMPTY | {"read": rfc3339(time.time_ns())} | shaped(metrics))
     usage = document["cpu_stats"]
-    usage["system_cpu_usage"], usage["online_cpus"] = await asyncio.to_thread(machine)
+    usage["system_cpu_usage"], usage["online_cpus"] = machine()
     memory = document["memory_stats"]
     if memory and (memory.get("limit", 0) >= _UNLIMITED or not memory.get("limit")):
-        memory["limit"] = await asyncio.to_thread(total_memory)
+        memory["limit"] = total_memory()
     if has_own_network(live):
-        found = await asyncio.to_thread(interfaces, live.record.state.pid)
+        found = interfaces(live.record.state.pid)
         if found:
             document["networks"] = found
     return document
@@ -246,7 +249,7 @@ def _block_second(found: Any) -> list[Json]:
     return entries
 
 
-# -- the machine
+# -- the machine: short files of the kernel's memory, so no thread is waited for
 
 
 def machine() -> tuple[int, int]:

@@ -25,7 +25,7 @@ from longshore.dockerd.images.store import Images
 from longshore.dockerd.records import Container, ContainerConfig, ContainerState, HostConfig
 from support import images as samples
 from support.daemon import Longshore
-from support.enginekit import images_on
+from support.enginekit import images_on, layer
 
 V = (1, 41)
 
@@ -40,15 +40,6 @@ def daemon() -> Iterator[Longshore]:
 async def images(daemon: Longshore, tmp_path: Path) -> AsyncIterator[Images]:
     async with images_on(daemon, tmp_path) as images:
         yield images
-
-
-def layer(name: str, size: int = 5000) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry = tarfile.TarInfo(name)
-        entry.size = size
-        tar.addfile(entry, io.BytesIO(bytes(size)))
-    return buffer.getvalue()
 
 
 def docker_archive(tags: list[str] | None, *layers: bytes, **config: Any) -> bytes:

@@ -7,13 +7,14 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import require, session
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
+from support.process import eventually
 from support.terminal import Terminal
 
 pytestmark = [pytest.mark.interop, pytest.mark.root]
@@ -31,13 +32,6 @@ def daemon() -> Iterator[OurDockerd]:
 def docker(daemon: OurDockerd) -> Iterator[OurDockerd]:
     yield daemon
     daemon.clean()
-
-
-def until(check: Callable[[], bool], within: float = 20) -> None:
-    end = time.monotonic() + within
-    while not check():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
 
 
 def status(docker: OurDockerd, *words: str, **options: object) -> tuple[int, str, str]:
@@ -187,7 +181,7 @@ def test_exec(docker: OurDockerd) -> None:
     code, _, _ = status(docker, "exec", "box", "no-such-program")
     assert code in (126, 127)
     docker("exec", "--detach", "box", "touch", "/made")
-    until(lambda: status(docker, "exec", "box", "test", "-e", "/made")[0] == 0)
+    eventually(lambda: status(docker, "exec", "box", "test", "-e", "/made")[0] == 0, 20)
 
 
 def test_an_exec_ends_although_its_child_keeps_the_pipe(docker: OurDockerd) -> None:
@@ -243,7 +237,7 @@ def test_wait_begins_before_the_exit(docker: OurDockerd) -> None:
 def test_a_removed_container_is_told_to_who_waits(docker: OurDockerd) -> None:
     docker("run", "--detach", "--rm", "--name", "box", BUSYBOX, "sh", "-c", "sleep 0.5; exit 9")
     assert docker("wait", "box").stdout == "9\n"
-    until(lambda: docker("ps", "--all", "--quiet").stdout == "")
+    eventually(lambda: docker("ps", "--all", "--quiet").stdout == "", 20)
 
 
 def test_rm_needs_force_for_what_runs(docker: OurDockerd) -> None:
@@ -271,13 +265,13 @@ def test_a_legacy_link(docker: OurDockerd) -> None:
 
 def test_on_failure_counts(docker: OurDockerd) -> None:
     docker("run", "--detach", "--name", "box", "--restart", "on-failure:2", BUSYBOX, "false")
-    until(lambda: docker.inspect("box", ".State.Status") == "exited")
+    eventually(lambda: docker.inspect("box", ".State.Status") == "exited", 20)
     assert docker.inspect("box", ".RestartCount") == "2"
 
 
 def test_always_comes_back_until_it_is_stopped(docker: OurDockerd) -> None:
     docker("run", "--detach", "--name", "box", "--restart", "always", BUSYBOX, "sleep", "0.1")
-    until(lambda: int(docker.inspect("box", ".RestartCount")) >= 2)
+    eventually(lambda: int(docker.inspect("box", ".RestartCount")) >= 2, 20)
     docker("stop", "--time", "0", "box")
     time.sleep(0.5)
     assert docker.inspect("box", ".State.Status") == "exited"
@@ -289,10 +283,10 @@ def test_health(docker: OurDockerd) -> None:
         *("run", "--detach", "--name", "box", "--health-cmd", "test -e /fine", "--health-interval", "100ms"),
         *("--health-retries", "2", BUSYBOX, "sleep", "1000"),
     )
-    until(lambda: docker.inspect("box", ".State.Health.Status") == "unhealthy")
+    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "unhealthy", 20)
     docker("exec", "box", "touch", "/fine")
-    until(lambda: docker.inspect("box", ".State.Health.Status") == "healthy")
-    until(lambda: docker.inspect("box", "len .State.Health.Log") == "5")
+    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "healthy", 20)
+    eventually(lambda: docker.inspect("box", "len .State.Health.Log") == "5", 20)
     found = [action for action in actions(docker, "box", since) if action.startswith("health_status")]
     assert found[:2] == ["health_status: unhealthy", "health_status: healthy"]
     assert docker("ps", "--filter", "health=healthy", "--format", "{{.Names}}").stdout == "box\n"
@@ -344,4 +338,4 @@ def test_a_client_that_dies_leaves_the_container_running(docker: OurDockerd) -> 
     client.wait()
     client.stdout.close()
     first = docker("logs", "--tail", "1", "loud").stdout
-    until(lambda: docker("logs", "--tail", "1", "loud").stdout != first)
+    eventually(lambda: docker("logs", "--tail", "1", "loud").stdout != first, 20)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from longshore.dockerd.images.importing import Wish
 from longshore.dockerd.images.registries import Auth
 from longshore.dockerd.images.store import Images
 from support.daemon import Longshore
-from support.enginekit import Heard, images_on
+from support.enginekit import Heard, images_on, layer
 from support.registry import PASSWORD, USER, Registry, publish, publish_index
 from support.tokens import TokenServer
 
@@ -44,15 +42,6 @@ def registry() -> Iterator[Registry]:
 async def images(daemon: Longshore, tmp_path: Path) -> AsyncIterator[Images]:
     async with images_on(daemon, tmp_path) as images:
         yield images
-
-
-def layer(name: str, size: int = 5000) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry = tarfile.TarInfo(name)
-        entry.size = size
-        tar.addfile(entry, io.BytesIO(bytes(size)))
-    return buffer.getvalue()
 
 
 async def pull(images: Images, name: str, auth: Auth = NOBODY, **options: Any) -> list[dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from support import require, session
 from support.daemon import Longshore
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
+from support.process import eventually
 
 pytestmark = [pytest.mark.interop, pytest.mark.root]
 
@@ -26,13 +27,6 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[OurDockerd]:
 def docker(daemon: OurDockerd) -> Iterator[OurDockerd]:
     yield daemon
     daemon.clean()
-
-
-def until(check: Callable[[], bool], within: float = 20) -> None:
-    end = time.monotonic() + within
-    while not check():
-        assert time.monotonic() < end, "it did not come true"
-        time.sleep(0.05)
 
 
 def test_kill_9_of_dockerd(docker: OurDockerd) -> None:
@@ -54,7 +48,7 @@ def test_kill_9_of_dockerd(docker: OurDockerd) -> None:
     assert states == {"goes-on": "running", "ends": "exited", "stopped": "exited", "made": "created"}
     assert docker.inspect("goes-on", ".State.Pid") == pid
     assert docker.inspect("ends", ".State.ExitCode") == "5"
-    until(lambda: int(docker.inspect("again", ".RestartCount")) >= 1)
+    eventually(lambda: int(docker.inspect("again", ".RestartCount")) >= 1, 20)
     assert docker("exec", "goes-on", "echo", "here").stdout == "here\n"
     docker("stop", "--time", "0", "goes-on")
     lines = docker("logs", "goes-on").stdout.split()
@@ -66,7 +60,7 @@ def test_always_starts_with_dockerd(docker: OurDockerd) -> None:
     docker("stop", "--time", "0", "box")
     docker.kill9()
     docker.start()
-    until(lambda: docker.inspect("box", ".State.Status") == "running")
+    eventually(lambda: docker.inspect("box", ".State.Status") == "running", 20)
 
 
 def test_containerd_goes_and_comes_back(docker: OurDockerd) -> None:
@@ -76,11 +70,11 @@ def test_containerd_goes_and_comes_back(docker: OurDockerd) -> None:
     assert docker.running() == {"ends", "goes-on"}
     time.sleep(1.2)
     docker.containerd.start()
-    until(lambda: docker.inspect("ends", ".State.Status") == "exited")
+    eventually(lambda: docker.inspect("ends", ".State.Status") == "exited", 20)
     assert docker.inspect("ends", ".State.ExitCode") == "6"
     assert docker("run", "--rm", BUSYBOX, "echo", "after").stdout == "after\n"
     docker("kill", "goes-on")
-    until(lambda: docker.inspect("goes-on", ".State.Status") == "exited")
+    eventually(lambda: docker.inspect("goes-on", ".State.Status") == "exited", 20)
 
 
 def test_a_shim_that_dies_while_dockerd_is_dead(docker: OurDockerd) -> None:
@@ -91,7 +85,7 @@ def test_a_shim_that_dies_while_dockerd_is_dead(docker: OurDockerd) -> None:
     docker.kill9()
     docker.host.run(["kill", "-9", parent])
     tasks = ("--namespace", "moby", "tasks", "ls", "-q")
-    until(lambda: docker.containerd.go_ctr(*tasks).stdout == "")
+    eventually(lambda: docker.containerd.go_ctr(*tasks).stdout == "", 20)
     docker.start()
     assert docker.inspect("box", ".State.Status") == "exited"
     known = isinstance(docker.containerd, Longshore)

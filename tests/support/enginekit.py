@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +29,16 @@ class Heard(Events):
         self, type: str, action: str, actor_id: str, attributes: Mapping[str, str], scope: str = "local"
     ) -> None:
         self.heard.append((action, actor_id, attributes.get("name", "")))
+
+
+def layer(name: str, size: int = 5000) -> bytes:
+    """A tar of one file of zeros."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = size
+        tar.addfile(entry, io.BytesIO(bytes(size)))
+    return buffer.getvalue()
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import pytest
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.dockerd.backend import describe, listing
 from longshore.dockerd.backend.live import Live, Outcome, Waiters
-from longshore.dockerd.backend.registry import Registry, links
+from longshore.dockerd.backend.registry import Registry
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import (
     Container,
@@ -24,6 +24,7 @@ from longshore.dockerd.records import (
     HostConfig,
     MountPoint,
     PortBinding,
+    named_links,
 )
 from longshore.dockerd.state import State
 
@@ -118,7 +119,11 @@ async def test_records_survive(registry: Registry, state: State) -> None:
 
 
 def test_links() -> None:
-    assert links(["db:store", "/db", "db:/web/store"]) == [("db", "store"), ("db", "db"), ("db", "store")]
+    assert named_links(["db:store", "/db", "db:/web/store"]) == [
+        ("db", "store"),
+        ("db", "db"),
+        ("db", "store"),
+    ]
 
 
 async def test_a_linked_container_has_more_names(registry: Registry) -> None:

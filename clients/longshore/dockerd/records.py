@@ -7,6 +7,7 @@ original does) and kept whole, so that inspect returns what create was given.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -334,3 +335,12 @@ class Container(msgspec.Struct, kw_only=True):
     log_path: str = ""
     has_been_started: bool = False
     app_armor_profile: str = ""
+
+
+def named_links(specs: Iterable[str]) -> list[tuple[str, str]]:
+    """(container, alias) of each "container:alias" of `HostConfig.links`; without an alias the name is it."""
+    found = []
+    for spec in specs:
+        target, _, alias = spec.removeprefix("/").partition(":")
+        found.append((target, alias.rpartition("/")[2] or target))
+    return found

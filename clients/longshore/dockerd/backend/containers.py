@@ -27,14 +27,14 @@ from longshore.dockerd.backend.live import Live, Outcome
 from longshore.dockerd.backend.monitor import Monitor
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.recover import Recovery
-from longshore.dockerd.backend.registry import Registry, links
+from longshore.dockerd.backend.registry import Registry
 from longshore.dockerd.backend.remove import Removal
 from longshore.dockerd.backend.restart import Backoff
 from longshore.dockerd.backend.start import Starting
 from longshore.dockerd.backend.stop import Stopping
 from longshore.dockerd.errors import Conflict, NotModified, ServerError
 from longshore.dockerd.logs.reading import Span
-from longshore.dockerd.records import Container, CreateBody
+from longshore.dockerd.records import Container, CreateBody, named_links
 
 if TYPE_CHECKING:
     from longshore.client import AsyncClient
@@ -178,7 +178,7 @@ class Containers:
         async with live.lock:
             draft = live.draft()
             found = draft.host_config.links or []
-            kept = [link for link in found if links([link])[0][1] != alias]
+            kept = [link for link in found if named_links([link])[0][1] != alias]
             if len(kept) == len(found):
                 raise NotFound(f"Cannot get parent {name} for name {alias}")
             draft.host_config.links = kept or None

@@ -9,9 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from longshore.dockerd.backend.live import ALIVE, Live
-from longshore.dockerd.backend.registry import links
 from longshore.dockerd.backend.times import rfc3339
-from longshore.dockerd.records import Container, ContainerState, EndpointSettings, MountPoint
+from longshore.dockerd.records import Container, ContainerState, EndpointSettings, MountPoint, named_links
 
 PREDEFINED: Final = ("bridge", "host", "none")
 SHORT_ID_IS_NO_ALIAS: Final = (1, 45)
@@ -108,7 +107,7 @@ def host_config(record: Container, version: tuple[int, int]) -> dict[str, Any]:
     document["PortBindings"] = document["PortBindings"] or {}
     document["Isolation"] = document["Isolation"] or ""
     if record.host_config.links:
-        pairs = links(record.host_config.links)
+        pairs = named_links(record.host_config.links)
         document["Links"] = [f"/{target}:/{record.name}/{alias}" for target, alias in pairs]
     return trimmed(document, _OPTIONAL_HOST)
 

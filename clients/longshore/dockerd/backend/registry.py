@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.dockerd.backend import names
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.errors import Conflict
-from longshore.dockerd.records import Container
+from longshore.dockerd.records import Container, named_links
 from longshore.dockerd.state import Delete, Put
 
 if TYPE_CHECKING:
@@ -100,18 +100,9 @@ class Registry:
         return [
             f"/{parent.record.name}/{alias}"
             for parent in self._live.values()
-            for target, alias in links(parent.record.host_config.links or ())
+            for target, alias in named_links(parent.record.host_config.links or ())
             if self._links_to(target, live)
         ]
 
     def _links_to(self, target: str, live: Live) -> bool:
         return target in (live.record.name, live.id) or self._names.get(target) == live.id
-
-
-def links(specs: Iterable[str]) -> list[tuple[str, str]]:
-    """ "name:alias" pairs; without an alias the name is it."""
-    found = []
-    for spec in specs:
-        target, _, alias = spec.removeprefix("/").partition(":")
-        found.append((target, alias.rpartition("/")[2] or target))
-    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from longshore.api import errors
 from longshore.dockerd.network import files, ipam, netlink
 from longshore.dockerd.network.records import Endpoint, Sandbox
-from longshore.dockerd.records import EndpointSettings
+from longshore.dockerd.records import EndpointSettings, named_links
 
 if TYPE_CHECKING:
     from longshore.dockerd.network.registry import Network, Registry
@@ -98,7 +98,7 @@ def plan(sandbox: Sandbox, container: Container, network: Network, wanted: Endpo
         endpoint.link = f"veth{secrets.token_hex(4)[:7]}"
     asked_mac = wanted.mac_address or container.config.mac_address
     endpoint.mac, endpoint.mac_asked = asked_mac or _mac(endpoint), bool(asked_mac)
-    endpoint.links = {alias.lower(): target for target, alias in links(wanted.links or ())}
+    endpoint.links = {alias.lower(): target for target, alias in named_links(wanted.links or ())}
     if not network.record.internal:
         endpoint.gateway4, endpoint.gateway6 = network.gateway(4), network.gateway(6)
         if not endpoint.ipv6:
@@ -174,15 +174,6 @@ def ordered(sandbox: Sandbox, registry: Registry) -> list[tuple[Network, Endpoin
 def means(term: str, network: Network) -> bool:
     """Whether a network mode names this network."""
     return term in (network.name, network.id) or (len(term) >= 4 and network.id.startswith(term))
-
-
-def links(specs: Iterable[str]) -> list[tuple[str, str]]:
-    """(container, alias) of "container:alias"; without an alias the name is it."""
-    found = []
-    for spec in specs:
-        target, _, alias = spec.removeprefix("/").partition(":")
-        found.append((target, alias.rpartition("/")[2] or target))
-    return found
 
 
 def gateways(sandbox: Sandbox, registry: Registry) -> tuple[tuple[str, str], tuple[str, str]]:

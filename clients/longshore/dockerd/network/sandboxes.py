@@ -21,7 +21,7 @@ from longshore.dockerd.network import files, joining, ports
 from longshore.dockerd.network.publishing import Publishing
 from longshore.dockerd.network.records import Endpoint, Sandbox, SandboxFiles
 from longshore.dockerd.network.resolver import Answers, Server, Upstream
-from longshore.dockerd.records import EndpointSettings
+from longshore.dockerd.records import EndpointSettings, named_links
 
 if TYPE_CHECKING:
     from longshore.dockerd.network.drivers import Drivers
@@ -251,7 +251,7 @@ class Sandboxes:
         if bridge is None or container.id not in bridge.endpoints:
             return []
         found = []
-        for target, alias in joining.links(container.host_config.links or ()):
+        for target, alias in named_links(container.host_config.links or ()):
             sandbox, endpoint = self._link_target(bridge, target, alias)
             own = [alias, sandbox.container[:12], sandbox.name]
             found.append((endpoint.ipv4.split("/")[0], " ".join(dict.fromkeys(own))))
@@ -263,7 +263,7 @@ class Sandboxes:
         own = sandbox.endpoint(bridge.id) if bridge else None
         if bridge is None or own is None or self._drivers.bridges.communicates(bridge):
             return
-        for target, alias in joining.links(container.host_config.links or ()):
+        for target, alias in named_links(container.host_config.links or ()):
             _, other = self._link_target(bridge, target, alias)
             for number, protocol in map(ports.parse_port, other.offers):
                 ends = (other.ipv4.split("/")[0], own.ipv4.split("/")[0])

@@ -9,6 +9,7 @@ import msgspec
 
 from longshore.api.errors import InvalidArgument
 from longshore.client.seccomp import default_profile
+from longshore.client.spec import READONLY_PATHS
 from longshore.dockerd.records import HostConfig
 from longshore.dockerd.spec import seccomp
 from longshore.dockerd.spec.settings import Settings
@@ -27,7 +28,6 @@ MASKED_PATHS: Final = (
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 )
-READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 class Options(NamedTuple):

@@ -10,7 +10,7 @@ import re
 from typing import Any, Final
 
 from longshore.api.errors import InvalidArgument
-from longshore.client.spec import unified_cgroups
+from longshore.client.spec import READONLY_PATHS, unified_cgroups
 from longshore.dockerd.records import ContainerConfig, HealthConfig, HostConfig, Resources, RestartPolicy
 from longshore.dockerd.spec import devices, process, security
 from longshore.dockerd.spec.namespaces import cgroupns_mode, ipc_mode
@@ -316,6 +316,6 @@ def _adapt(host: HostConfig, settings: Settings) -> None:
         host.security_opt = [*(host.security_opt or ()), "label=disable"]
     if not host.privileged:
         options = security.parse(host.security_opt or (), settings)
-        masked, readonly = ((), ()) if options.unmasked else (security.MASKED_PATHS, security.READONLY_PATHS)
+        masked, readonly = ((), ()) if options.unmasked else (security.MASKED_PATHS, READONLY_PATHS)
         host.masked_paths = list(masked) if host.masked_paths is None else host.masked_paths
         host.readonly_paths = list(readonly) if host.readonly_paths is None else host.readonly_paths

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from longshore.init import native as init
-from longshore.launcher import PROGRAMS
+from longshore.launcher import BRIEF, PROGRAMS
 from longshore.oci import native
 
 # The name of a launcher, and the program of `PROGRAMS` that it starts.
@@ -57,6 +57,14 @@ import sys
 from {module} import main
 sys.argv[0] = {name!r}
 sys.exit(main())
+"""
+
+_BRIEF_LAUNCHER = """\
+import sys
+from {module} import main
+from longshore.launcher import leave
+sys.argv[0] = {name!r}
+leave(main())
 """
 
 # Bare modules only: -S has no site-packages, and every import is start-up time.
@@ -132,7 +140,8 @@ def launchers(directory: str, python: str) -> dict[str, bytes]:
         if name == "runc":
             flags, body = "-IS", _RUNTIME_LAUNCHER.format(file=runtime, head=HEAD)
         else:
-            flags, body = "-I", _LAUNCHER.format(module=PROGRAMS[program], name=name)
+            text = _BRIEF_LAUNCHER if program in BRIEF else _LAUNCHER
+            flags, body = "-I", text.format(module=PROGRAMS[program], name=name)
         plan[os.path.join(directory, name)] = f"{shebang(python, flags)}\n{MARK}\n{body}".encode()
     if init.build():
         plan[os.path.join(directory, "docker-init")] = init.BINARY.read_bytes()

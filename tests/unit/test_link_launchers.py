@@ -122,3 +122,25 @@ def test_an_interpreter_that_no_script_can_name(tmp_path: Path) -> None:
     with pytest.raises(link.Refused):
         link.link(str(tmp_path), python=f"/opt/{'p' * 260}/python3")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("launcher", ["linked", "longshore"])
+@pytest.mark.parametrize("name", ["ctr", "docker"])
+def test_brief_ones_say_all_before_they_leave(folder: Path, name: str, launcher: str) -> None:
+    """Statuses come through; what can't be written is an error, a reader who has gone is none."""
+    command = [folder / name] if launcher == "linked" else [sys.executable, "-m", "longshore.launcher", name]
+
+    def ended(*words: str, out: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *words], stdout=out, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+
+    assert len(ended("--help").stdout.splitlines()) > 10
+    assert ended("nonsense").returncode != 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, os.fdopen(writer, "w") as broken:
+        done = ended("--version", out=full.fileno())
+        assert done.returncode != 0 and "No space left on device" in done.stderr
+        done = ended("--version", out=broken.fileno())
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import random
@@ -453,9 +454,35 @@ async def test_a_puller_killed_in_the_middle(daemon: Daemon) -> None:
             await puller.wait()
             hang.clear()
             server.requests.clear()
+            assert len(await client.leases.list()) == 1  # what came is kept for a day
             await client.images.pull(f"{server.address}/a:1", registry=options(plain_http=True))
+            assert await client.leases.list() == []
         (asked,) = [r for r in server.requests if server.asked(r) == ("blobs", layer)]
         assert (asked.http_range.start or 0) >= 3 << 20
+
+
+async def test_an_importer_killed_in_the_middle(daemon: Daemon, tmp_path: Path) -> None:
+    """kill -9 of our ctr while the archive comes through a pipe; the next import ends what it left."""
+    path = images.oci_archive(tmp_path / "a.tar", "example.org/killed:1", [noise(6 << 20)], compress=False)
+    archive, namespace = path.read_bytes(), f"import-{type(daemon).__name__}"
+    line = [LONGSHORE, "ctr", "--address", daemon.address, "--namespace", namespace, "images", "import", "-"]
+    importer = await asyncio.create_subprocess_exec(*map(str, line), stdin=subprocess.PIPE)
+    assert importer.stdin is not None
+    async with AsyncClient(str(daemon.address), namespace) as client:
+        try:
+            importer.stdin.write(archive[: len(archive) * 2 // 3])
+            async with asyncio.timeout(30):
+                while not await client.content.statuses():  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        finally:
+            importer.kill()
+            await importer.wait()
+            importer.stdin.close()
+        assert len(await client.leases.list()) == 1
+        await client.images.import_archive(io.BytesIO(archive))
+        await client.leases.delete((await client.leases.create()).id, sync=True)
+        assert await client.leases.list() == []
+        assert await client.content.statuses() == []
 
 
 def retyped(blob: tuple[str, bytes]) -> tuple[str, bytes]:

@@ -11,6 +11,7 @@ import asyncio
 import io
 import json
 import posixpath
+import secrets
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -42,6 +43,9 @@ class ArchiveSource:
         self._stored: dict[str, Descriptor] = {}
         self._links: dict[str, str] = {}
         self._kept = 0
+        self._token = secrets.token_hex(
+            4
+        )  # of two imports of one archive at once neither waits for the other
         self.index: Descriptor | None = None
 
     def open(self, blob: Descriptor, offset: int = 0) -> AsyncIterator[bytes]:
@@ -96,7 +100,7 @@ class ArchiveSource:
                 yield block
                 block = await asyncio.to_thread(data.read, CHUNK)
 
-        ref = f"archive-{id(self):x}-{digest or name}"
+        ref = f"archive-{self._token}-{digest or name}"
         digest = await self._client.content.write(ref, blocks(), size=size, expected=digest)
         kind = f"{oci.DOCKER_LAYER}.gzip" if first.startswith(GZIP_MAGIC) else oci.DOCKER_LAYER
         self._stored[name] = Descriptor(digest=digest, size=size, media_type=kind)
@@ -213,6 +217,7 @@ async def import_archive(
             recorded.append(f"{base_name or 'import'}@{found.target.digest}")
         return [name for name in recorded if name]
 
+    await client.leases.end_abandoned()
     async with client.leased() as leased:
         source = ArchiveSource(leased, archive)
         images = await leased.images.fetch(source, names=names)

@@ -10,7 +10,8 @@ finds what the other left: an ingest that broke off, blobs, snapshots. What was
 interrupted, by an error, by Ctrl-C, by kill -9, goes on where it stood with
 the next pull within a day. For that a pull that fails leaves a lease of its
 own (label `INTERRUPTED`) on what came, which the next one to succeed removes;
-with the pull's lease alone the next collection would take everything.
+with the pull's lease alone the next collection would take everything. A pull
+that was killed leaves its lease, which names image and process.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
 from longshore.client import oci
 from longshore.client.content import Writer, ingest_ref
-from longshore.client.leases import Resource
+from longshore.client.leases import PULLING_LABEL, Resource
 from longshore.client.registries import (
     LABEL_LIMIT,
     Progress,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 DOWNLOADS = 3
 DEEPEST_INDEX = 8
 INTERRUPTED = "longshore.io/interrupted-pull"  # a lease's label: the image's name
-PULLING = "longshore.io/pulling"  # a lease's label while the pull runs: the image's name
 OWNER = "longshore.io/pulled-by"
 KEPT_FOR = 24 * 3600  # seconds
 LOCKED_DELAYS = (
@@ -103,8 +103,13 @@ async def fetch_image(
 @asynccontextmanager
 async def _resumable(client: AsyncClient, name: str, owner: str) -> AsyncIterator[AsyncClient]:
     """A lease for the block. When the block fails, what it got stays for a day, or until one succeeds."""
-    earlier = [lease.id for lease in await client.leases.list([f'labels."{INTERRUPTED}"=="{name}"'])]
-    async with client.leased(labels={PULLING: name, OWNER: owner} if owner else None) as leased:
+    await client.leases.end_abandoned()
+    killed = await client.leases.abandoned(f'labels."{PULLING_LABEL}"=="{name}"')
+    for lease in killed:
+        await _drop_extractions(client, lease.id)
+    failed = await client.leases.list([f'labels."{INTERRUPTED}"=="{name}"'])
+    earlier = [lease.id for lease in (*killed, *failed)]
+    async with client.leased(labels={PULLING_LABEL: name, **({OWNER: owner} if owner else {})}) as leased:
         try:
             yield leased
         except BaseException:
@@ -130,12 +135,17 @@ async def _keep(client: AsyncClient, name: str, leases: Sequence[str]) -> None:
 async def recover_pulls(client: AsyncClient, owner: str) -> None:
     """Leave what an earlier life of `owner` was pulling for the next pull, without half unpacked layers."""
     for lease in await client.leases.list([f'labels."{OWNER}"=="{owner}"']):
-        for resource in await _resources(client, lease.id):
-            kind, _, snapshotter = resource.type.partition("/")
-            if kind == "snapshots" and is_extraction(resource.id):
-                await _without(client.snapshots(snapshotter).remove(resource.id))
-        await _keep(client, lease.labels[PULLING], [lease.id])
+        await _drop_extractions(client, lease.id)
+        await _keep(client, lease.labels[PULLING_LABEL], [lease.id])
         await _end(client, [lease.id])
+
+
+async def _drop_extractions(client: AsyncClient, lease: str) -> None:
+    """Remove the half unpacked layers of a pull that was killed: nobody can go on with them."""
+    for resource in await _resources(client, lease):
+        kind, _, snapshotter = resource.type.partition("/")
+        if kind == "snapshots" and is_extraction(resource.id):
+            await _without(client.snapshots(snapshotter).remove(resource.id))
 
 
 async def forget_interrupted(client: AsyncClient) -> None:

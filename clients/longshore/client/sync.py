@@ -239,6 +239,8 @@ class Leases(Face[leases.Leases]):
     add_resource = blocking(leases.Leases.add_resource)
     delete_resource = blocking(leases.Leases.delete_resource)
     resources = blocking(leases.Leases.resources)
+    abandoned = blocking(leases.Leases.abandoned)
+    end_abandoned = blocking(leases.Leases.end_abandoned)
     hold = managing(leases.Leases.hold, _lease)
     list = blocking(leases.Leases.list)
 

@@ -23,6 +23,8 @@ def load(bundle: str) -> dict[str, Any]:
     try:
         data = files.read_bounded(path, _LIMIT)
     except FileNotFoundError:
+        if not os.path.isdir(bundle):
+            raise RuntimeFailure(f"chdir {bundle}: no such file or directory") from None
         raise RuntimeFailure("JSON specification file config.json not found") from None
     try:
         config = codec.loads(data)
@@ -58,13 +60,13 @@ def check(config: dict[str, Any]) -> None:
 
 def check_process(process: dict[str, Any]) -> None:
     """InvalidConfig unless a ``process`` object can be executed."""
-    if not process.get("args"):
-        raise InvalidConfig("args must not be empty")
     cwd = process.get("cwd") or ""
     if not cwd:
         raise InvalidConfig("Cwd property must not be empty")
     if not cwd.startswith("/"):
         raise InvalidConfig("Cwd must be an absolute path")
+    if not process.get("args"):
+        raise InvalidConfig("args must not be empty")
     for word in [*process["args"], *(process.get("env") or ()), cwd]:
         if not isinstance(word, str) or "\0" in word:
             raise InvalidConfig("invalid argument, environment or cwd: not a string, or a null byte in it")

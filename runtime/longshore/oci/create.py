@@ -89,8 +89,7 @@ def create(
     subclasses); then nothing of the container is left.
     """
     state.validate_id(id)
-    if systemd_cgroup:
-        raise RuntimeFailure("systemd cgroup driver is not supported by longshore")
+    check_driver(systemd_cgroup)
     root, bundle = os.path.abspath(root), os.path.abspath(bundle)
     config = configuration.load(bundle)
     launch = Launch(root, id, bundle, config)
@@ -105,12 +104,18 @@ def create(
     return pid
 
 
+def check_driver(systemd_cgroup: bool) -> None:
+    """RuntimeFailure if systemd is to make the cgroup: we make it ourselves only."""
+    if systemd_cgroup:
+        raise RuntimeFailure("systemd cgroup driver is not supported by longshore")
+
+
 def write_pid_file(path: str, pid: int) -> None:
     """The pid, whole or not at all."""
     try:
         files.replace_file(path, str(pid).encode(), 0o666 & ~_umask())
     except OSError as error:
-        raise RuntimeFailure(f"pid file {path}: {explain(error)}") from None
+        raise RuntimeFailure(f"open {path}: {(error.strerror or '').lower()}") from None
 
 
 def _umask() -> int:
@@ -304,7 +309,7 @@ class Launch:
 
     def _shown(self, status: str, pid: int) -> dict[str, Any]:
         record = {
-            "oci_version": self.config.get("ociVersion") or "",
+            "oci_version": configuration.OCI_VERSION,
             "id": self.id,
             "bundle": self.bundle,
             "annotations": self.config.get("annotations"),
@@ -369,7 +374,7 @@ class Launch:
             "init_process_start": process.start,
             "boot_id": process.boot,
             "created": state.timestamp(time.time_ns()),
-            "oci_version": self.config.get("ociVersion") or configuration.OCI_VERSION,
+            "oci_version": configuration.OCI_VERSION,
             "bundle": self.bundle,
             "rootfs": rootfs_path,
             "owner_uid": os.geteuid(),

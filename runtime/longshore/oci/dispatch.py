@@ -67,7 +67,7 @@ def main() -> int:
         return 0
     form = given.value("log-format", "text")
     if form not in ("text", "json"):
-        return _report("", f'invalid "log-format": {form}', 1)
+        return _report("", f"invalid log-format: {form}", 1)
     log.use(log.Log(given.value("log"), form, given.on("debug")))
     return _run(rest[0], rest[1:], given)
 

@@ -68,4 +68,6 @@ def explain(error: BaseException) -> str:
         reason = reason[:1].lower() + reason[1:]
         words = [word for word in (call, error.filename if isinstance(error.filename, str) else "") if word]
         return f"{' '.join(words)}: {reason}" if words else reason
+    if type(error) is ValueError:
+        return str(error)
     return f"{type(error).__name__}: {error}"

@@ -7,7 +7,7 @@ import sys
 
 from longshore.linux import files
 from longshore.oci import codec, state
-from longshore.oci.cli import BOOL, VALUE
+from longshore.oci.cli import BOOL, VALUE, UsageError
 from longshore.oci.errors import RuntimeFailure
 
 TYPE_CHECKING = False
@@ -48,10 +48,10 @@ ARGUMENTS = (1, 1)
 def main(call: Call) -> int:
     """``runc events [--stats] [--interval 5s] ID``: figures once, or again and again with out-of-memory events"""
     container = call.arguments[0]
+    interval = _seconds(call.value("interval", "5s"))
     if call.on("stats"):
         _print("stats", container, stats(call.root, container))
         return 0
-    interval = _seconds(call.value("interval", "5s"))
     loaded = state.load(call.root, container)
     loaded.require("events")
     pidfd = loaded.process.open()
@@ -79,6 +79,9 @@ def _seconds(text: str) -> float:
     units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
     for unit, factor in units.items():
         digits = text.removesuffix(unit)
-        if digits != text and digits.replace(".", "", 1).isdecimal() and float(digits) > 0:
+        number = digits.removeprefix("-").replace(".", "", 1)
+        if digits != text and number.isascii() and number.isdecimal():
+            if float(digits) <= 0:
+                raise RuntimeFailure("duration interval must be greater than 0")
             return float(digits) * factor
-    raise RuntimeFailure(f"invalid interval {text!r}")
+    raise UsageError(f'invalid value "{text}" for flag -interval: parse error')

@@ -250,12 +250,13 @@ def below(cgroup: Cgroup, words: Sequence[str]) -> Cgroup:
     for word in words:
         names, colon, path = word.rpartition(":")
         chosen = names.split(",") if colon else list(paths)
-        # As a path from the container's root: ".." can't leave it.
-        inside = os.path.normpath("/" + path.lstrip("/"))
+        inside = os.path.normpath(path.lstrip("/") or ".")
+        if inside.split("/")[0] == "..":
+            raise RuntimeFailure(f"{path} is not a sub cgroup path")
         for name in chosen:
             if name not in paths or (colon and not name):
                 raise RuntimeFailure(f"unknown controller {name} in --cgroup {word}")
-            deeper = os.path.join(cgroup.paths[name], inside.lstrip("/")).rstrip("/")
+            deeper = os.path.normpath(os.path.join(cgroup.paths[name], inside))
             if os.path.isdir(deeper):
                 paths[name] = deeper
             elif name:
@@ -394,6 +395,8 @@ def process_of(call: Call, container: State) -> dict[str, Any]:
     if call.has("process"):
         try:
             found = codec.loads(files.read_bounded(call.value("process"), 16 << 20))
+        except OSError as error:
+            raise RuntimeFailure(f"open {call.value('process')}: {(error.strerror or '').lower()}") from None
         except ValueError as error:
             raise RuntimeFailure(f"{call.value('process')}: {error}") from None
         if not isinstance(found, dict):
@@ -421,9 +424,9 @@ def _set_user(call: Call, process: dict[str, Any]) -> None:
     user = dict(process.get("user") or {})
     if call.has("user"):
         uid, colon, gid = call.value("user").partition(":")
-        user["uid"] = number("user", uid)
+        user["uid"] = _id("uid", uid)
         if colon:
-            user["gid"] = number("user", gid)
+            user["gid"] = _id("gid", gid)
     if call.has("additional-gids"):
         more = [
             number("additional-gids", word)
@@ -432,6 +435,13 @@ def _set_user(call: Call, process: dict[str, Any]) -> None:
         ]
         user["additionalGids"] = [*(user.get("additionalGids") or ()), *more]
     process["user"] = user
+
+
+def _id(what: str, text: str) -> int:
+    try:
+        return number("user", text)
+    except UsageError:
+        raise RuntimeFailure(f"parsing {text} as int for {what} failed: invalid syntax") from None
 
 
 def _add_capabilities(call: Call, process: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def main(call: Call) -> int:
     """``runc ps [--format table|json] ID [PS OPTION...]``"""
     form = call.value("format", "table")
     if form not in ("table", "json"):
-        raise RuntimeFailure(f"invalid format option: {form}")
+        raise RuntimeFailure("invalid format option")
     found = pids(call.root, call.arguments[0])
     if form == "json":
         sys.stdout.write(codec.dumps(found) + "\n")
@@ -45,8 +45,10 @@ def _table(wanted: list[int], options: list[str]) -> int:
     os.close(write)
     with open(read, encoding="utf-8", errors="replace") as output:
         lines = output.read().splitlines()
-    if os.waitpid(pid, 0)[1] or not lines or "PID" not in lines[0].split():
-        raise RuntimeFailure(f"ps {' '.join(options)} failed or shows no PID column")
+    if os.waitpid(pid, 0)[1] or not lines:
+        raise RuntimeFailure(f"ps {' '.join(options)} failed")
+    if "PID" not in lines[0].split():
+        raise RuntimeFailure("couldn't find PID field in ps output")
     column = lines[0].split().index("PID")
     shown = [
         line for line in lines[1:] if line.split()[column].isdecimal() and int(line.split()[column]) in wanted

@@ -6,10 +6,10 @@ import os
 
 from longshore.linux import processes
 from longshore.oci import config as configuration
-from longshore.oci import delete, start, state
+from longshore.oci import create, delete, start, state
 from longshore.oci.cli import BOOL, VALUE
 from longshore.oci.create import Launch, Undo, write_pid_file
-from longshore.oci.errors import NotFound
+from longshore.oci.errors import NotFound, RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def main(call: Call) -> int:
     """``runc run [--detach] [--keep] [create's options] ID``; the exit status is the container's"""
     container_id = call.arguments[0]
     state.validate_id(container_id)
+    create.check_driver(call.systemd_cgroup)
     detach = call.on("detach")
     bundle = os.path.abspath(call.value("bundle", "."))
     launch = Launch(call.root, container_id, bundle, configuration.load(bundle))
@@ -41,9 +42,11 @@ def main(call: Call) -> int:
     launch.no_pivot = call.on("no-pivot")
     launch.new_keyring = not call.on("no-new-keyring")
     launch.preserve_fds = call.number("preserve-fds")
+    if launch.console_socket and not detach:
+        raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
     if not detach and not call.on("no-subreaper"):
         processes.set_child_subreaper()
-    if detach or launch.console_socket or not launch.config["process"].get("terminal"):
+    if detach or not launch.config["process"].get("terminal"):
         return _run(call, launch, detach)
     from longshore.oci import terminal as terminals
 

@@ -53,16 +53,15 @@ ALLOWED = {
 
 _REFUSALS = {
     ("start", RUNNING): "cannot start an already running container",
-    ("start", PAUSED): "cannot start an already running container",
+    ("start", PAUSED): "cannot start a container in the paused state",
     ("start", STOPPED): "cannot start a container that has stopped",
     ("exec", STOPPED): "cannot exec in a stopped container",
-    ("exec", PAUSED): "cannot exec in a paused container",
+    ("exec", PAUSED): "cannot exec in a paused container (use --ignore-paused to override)",
     ("resume", CREATED): "container not paused",
     ("resume", RUNNING): "container not paused",
     ("resume", STOPPED): "container not paused",
-    ("pause", PAUSED): "container not running or created: paused",
+    ("pause", PAUSED): "container not running",
     ("update", STOPPED): "container not running",
-    ("events", STOPPED): "container is not running",
 }
 
 HOOK_KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
@@ -160,6 +159,8 @@ class State:
             return status
         if verb == "delete":
             raise WrongState(f"cannot delete container {self.id} that is not stopped: {status}")
+        if verb == "events":
+            raise NotRunning(f"container with id {self.id} is not running")
         if status == STOPPED and (verb, status) not in _REFUSALS:
             raise NotRunning()
         raise (NotRunning if status == STOPPED else WrongState)(_REFUSALS[verb, status])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from longshore.linux import files
-from longshore.oci import codec, state
-from longshore.oci.cli import VALUE, number
+from longshore.oci import codec, log, state
+from longshore.oci.cli import VALUE, UsageError, number
 from longshore.oci.errors import RuntimeFailure, explain
 
 TYPE_CHECKING = False
@@ -25,9 +25,9 @@ def update(root: str, id: str, resources: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         try:
             cgroup.apply(old, device_rules=False)
-        except (OSError, ValueError):
-            pass  # the first failure is the one to tell
-        raise RuntimeFailure(f"failed to update container: {explain(error)}") from None
+        except (OSError, ValueError) as second:
+            log.write("warning", f"the old limits could not be set again: {explain(second)}")
+        raise RuntimeFailure(explain(error)) from None
     container.config["resources"] = merged(old, resources)
     container.save()
 
@@ -82,6 +82,8 @@ def main(call: Call) -> int:
         try:
             data = files.read_fd(0, 16 << 20) if source == "-" else files.read_bounded(source, 16 << 20)
             resources = codec.loads(data)
+        except OSError as error:
+            raise RuntimeFailure(f"open {source}: {(error.strerror or '').lower()}") from None
         except ValueError as error:
             raise RuntimeFailure(str(error)) from None
     else:
@@ -94,13 +96,18 @@ def _from_flags(call: Call) -> dict[str, Any]:
     resources: dict[str, Any] = {}
     for flag, (group, key) in _NUMBERS.items():
         if call.has(flag):
-            resources.setdefault(group, {})[key] = call.number(flag)
+            try:
+                resources.setdefault(group, {})[key] = call.number(flag)
+            except UsageError:
+                raise RuntimeFailure(f"invalid value for {flag}: {call.value(flag)!r} is no number") from None
     for flag, (group, key) in _WORDS.items():
         if call.has(flag):
             resources.setdefault(group, {})[key] = call.value(flag)
     for flag, (group, key) in _BYTES.items():
         if call.has(flag):
             resources.setdefault(group, {})[key] = parse_bytes(flag, call.value(flag))
+            if key.startswith("kernel"):
+                log.write("warning", "Kernel memory settings are ignored and will be removed")
     return resources
 
 
@@ -110,4 +117,7 @@ def parse_bytes(flag: str, text: str) -> int:
         return -1
     word = text.lower().removesuffix("b").removesuffix("i")
     factor = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50}.get(word[-1:], 0)
-    return number(flag, (word[:-1] if factor else word).strip()) << factor
+    try:
+        return number(flag, (word[:-1] if factor else word).strip()) << factor
+    except UsageError:
+        raise RuntimeFailure(f"invalid value for {flag}: invalid size: '{text}'") from None

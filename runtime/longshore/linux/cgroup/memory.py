@@ -66,7 +66,7 @@ def _write(path: str, name: str, value: int) -> None:
         usage = values.number(f"{path}/memory.usage_in_bytes")
         peak = values.number(f"{path}/memory.max_usage_in_bytes")
         message = f"unable to set memory limit to {value} (current usage: {usage}, peak usage: {peak})"
-        raise OSError(_EBUSY, message, f"{path}/{name}") from error
+        raise ValueError(message) from error
 
 
 def v2(resources: dict[str, Any]) -> list[tuple[str, str]]:

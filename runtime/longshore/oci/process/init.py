@@ -209,7 +209,10 @@ class Init:
 
     def _become(self) -> tuple[program.Program, tuple[bytes, bytes, int]]:
         identity = self.identity
-        environment = program.environment(self.process, identity.uid, self.root)
+        try:
+            environment = program.environment(self.process, identity.uid, self.root)
+        except StartFailed as error:
+            raise StartFailed(f"{_PREFIX}{error}") from None
         os.close(self.root)
         if identity.no_new_privs:
             processes.prctl(processes.PR_SET_NO_NEW_PRIVS, 1)

@@ -241,13 +241,16 @@ def final_capabilities(identity: Identity) -> tuple[bytes, bytes, int]:
 
 
 def environment(process: dict[str, Any], uid: int, root: int) -> list[str]:
-    """The program's environment: the last of equal names counts; HOME from passwd if it isn't given."""
+    """The program's environment: the last of equal names counts; HOME from passwd if it isn't given. StartFailed."""
     found: dict[str, str] = {}
     for word in process.get("env") or ():
         key, equals, value = word.partition("=")
-        if equals and key:
-            found.pop(key, None)
-            found[key] = value
+        if not equals:
+            raise StartFailed(f'invalid environment variable: "{word}"')
+        if not key:
+            raise StartFailed(f'environment variable name can\'t be empty: "{word}"')
+        found.pop(key, None)
+        found[key] = value
     if not found.get("HOME"):
         found["HOME"] = users.home(root, uid)
     return [f"{key}={value}" for key, value in found.items()]

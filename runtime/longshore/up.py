@@ -11,6 +11,7 @@ in order. Containers go on, and the next `up` on the same folder finds them;
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shlex
@@ -26,6 +27,8 @@ from typing import Final, NamedTuple
 
 ROOT_DIR: Final = "/var/lib/longshore"
 ROOT_RUN: Final = "/run/longshore"
+
+LOCK: Final = "longshore.lock"  # containerd's, in its root; with its pid
 
 # A sockaddr_un has 108 bytes, one of them the NUL; the daemon's second socket adds ".ttrpc".
 LONGEST_ADDRESS: Final = 107 - len(".ttrpc")
@@ -124,9 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _up(found: Places, arguments: argparse.Namespace) -> int:
-    for folder in (found.root, found.state):
-        os.makedirs(folder, mode=0o711, exist_ok=True)
-    os.makedirs(os.path.dirname(found.address), mode=0o711, exist_ok=True)
+    for folder in (found.root, found.state, os.path.dirname(found.address)):
+        _make(folder)
+    _refuse_second(found.root)
     with _signals() as wanted, _daemon(_containerd(found, arguments)) as containerd:
         if not _ready(containerd, wanted):
             return 0
@@ -139,6 +142,34 @@ def _up(found: Places, arguments: argparse.Namespace) -> int:
         if arguments.stop_containers:
             stop_containers(found.address)
         return 0
+
+
+def _make(folder: str) -> None:
+    """Raises Failed, with what to do."""
+    try:
+        os.makedirs(folder, mode=0o711, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise Failed(f"{folder} can't be made, a file is in its place: give another --dir") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise Failed(f"{folder} can't be made: {reason}; give another --dir") from None
+
+
+def _refuse_second(root: str) -> None:
+    """Raise Failed if a daemon works there: it would refuse as well, but knows nothing of --dir."""
+    try:
+        descriptor = os.open(os.path.join(root, LOCK), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # the first start; or the daemon will say what is wrong
+        return
+    with open(descriptor) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = lock.read().strip() or "unknown"
+            home = os.path.dirname(root)
+            raise Failed(
+                f"{home} is in use by another containerd (pid {owner}): stop it, or give another --dir"
+            ) from None
 
 
 def _announce(found: Places, running: Sequence[Daemon]) -> None:
@@ -176,10 +207,12 @@ class Daemon(NamedTuple):
     process: subprocess.Popen[bytes]
     news: socket.socket
     log: str
+    start: int
+    """Where this one's lines begin in the log."""
 
     def must_run(self) -> None:
         if self.process.poll() is not None:
-            raise Failed(f"{self.name} ended with {self.process.returncode}:\n{tail(self.log)}")
+            raise Failed(f"{self.name} ended with {self.process.returncode}:\n{tail(self.log, self.start)}")
 
 
 def _containerd(found: Places, arguments: argparse.Namespace) -> Program:
@@ -215,6 +248,7 @@ def _daemon(program: Program) -> Iterator[Daemon]:
     """It runs while the block does."""
     with tempfile.TemporaryDirectory(prefix="longshore-") as folder, _listener(folder) as (path, news):
         with open(program.log, "ab") as log:
+            start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", program.module, *program.flags],
                 env={**os.environ, "NOTIFY_SOCKET": path},
@@ -224,7 +258,7 @@ def _daemon(program: Program) -> Iterator[Daemon]:
                 start_new_session=True,
             )
         try:
-            yield Daemon(program.name, process, news, program.log)
+            yield Daemon(program.name, process, news, program.log, start)
         finally:
             _end(program.name, process)
 
@@ -247,7 +281,9 @@ def _ready(daemon: Daemon, wanted: Callable[[], bool]) -> bool:
             return True
         daemon.must_run()
         if time.monotonic() > deadline:
-            raise Failed(f"{daemon.name} isn't ready after {STARTING:.0f} s:\n{tail(daemon.log)}")
+            raise Failed(
+                f"{daemon.name} isn't ready after {STARTING:.0f} s:\n{tail(daemon.log, daemon.start)}"
+            )
     return False
 
 
@@ -283,10 +319,11 @@ def _signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def tail(log: str, lines: int = 15) -> str:
-    """The last lines of a log."""
-    with open(log, errors="replace") as file:
-        return "".join(file.readlines()[-lines:]).rstrip()
+def tail(log: str, start: int, lines: int = 15) -> str:
+    """The last lines of what was logged after byte `start`."""
+    with open(log, "rb") as file:
+        file.seek(start)
+        return b"".join(file.readlines()[-lines:]).decode(errors="replace").rstrip()
 
 
 # -- containers ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -82,15 +83,38 @@ def test_containers_survive_and_are_stopped_when_told(folder: Path) -> None:
 
 def test_a_second_one_on_the_same_folder_is_told_why_not(folder: Path) -> None:
     with up(folder):
-        done = subprocess.run(
-            [LONGSHORE, "up", "--no-dockerd", "--dir", folder],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
+        text = refusal(folder)
+        assert re.fullmatch(
+            rf"longshore up: {folder} is in use by another containerd \(pid \d+\):"
+            r" stop it, or give another --dir\n",
+            text,
         )
-        assert done.returncode == 1 and done.stdout == ""
-        assert "in use" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_file_where_the_folder_should_be(folder: Path) -> None:
+    (folder / "file").write_text("precious")
+    assert refusal(folder / "file").endswith("a file is in its place: give another --dir\n")
+    assert (folder / "file").read_text() == "precious"
+
+
+def test_why_a_daemon_ended_is_told_in_its_own_lines(folder: Path) -> None:
+    (folder / "containerd.log").write_text("of an earlier one\n")
+    (folder / "bad.toml").write_text("version = 99\n")
+    text = refusal(folder, "--config", str(folder / "bad.toml"))
+    assert "containerd ended with 1:\ncontainerd: " in text and "of an earlier one" not in text
+
+
+def refusal(folder: Path, *flags: str) -> str:
+    """What it says when it can't come up."""
+    done = subprocess.run(
+        [LONGSHORE, "up", "--no-dockerd", "--dir", folder, *flags],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    return done.stderr
 
 
 def test_a_long_folder(folder: Path) -> None:

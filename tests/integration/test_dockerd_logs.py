@@ -170,6 +170,24 @@ async def test_the_container_waits_for_a_slow_client_and_the_log_misses_nothing(
     await logs.remove(box)
 
 
+async def test_a_client_that_never_reads_does_not_outlast_the_task(logs: Logs, tmp_path: Path) -> None:
+    """What is in the pipes when the task has ended is taken, so that who wrote it can end."""
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    attachment = await logs.attach(box)
+    text = b"x" * 99 + b"\n"
+    printing = asyncio.create_task(task.print(text * 40_000))
+    done, _ = await asyncio.wait({printing}, timeout=0.2)
+    assert not done
+    ending = asyncio.create_task(logs.ended(box))
+    await printing
+    task.exit()
+    await ending
+    assert await lines(logs, box) == [text] * 40_000
+    assert (await gather(attachment))["stdout"] == text * 40_000
+    await logs.remove(box)
+
+
 async def test_it_outlives_dockerd(zygote: Zygote, logs: Logs, tmp_path: Path) -> None:
     box = container(tmp_path)
     task = Task(await logs.open(box))

@@ -213,7 +213,7 @@ class Logger:
             if client.mode == wire.ATTACH:
                 whole = whole or wire.frame(kind, data)
                 self._send(client, whole)
-                if client.behind > BEHIND:
+                if client.behind > BEHIND and not self._deadline:
                     self._wait_for_clients()
 
     def _wait_for_clients(self) -> None:
@@ -323,10 +323,12 @@ class Logger:
     def _finish_asked(self, client: Client, _: bytes) -> None:
         client.mode = wire.FINISH
         self._deadline = self._deadline or time.monotonic() + LAST_SECONDS
+        if self._waiting:  # no container is left to wait for a client, only what the pipes hold
+            self._waiting = False
+            self._watch_streams()
         # A stream that was never opened, because no task was made, ends here.
         for stream in list(self._streams.values()):
-            if not self._waiting:
-                self._read(stream)
+            self._read(stream)
 
     def _take_stdin(self, client: Client, data: bytes) -> None:
         if self._stdin < 0 or self._stdin_closing:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from longshore.api import release
 from longshore.ctr.command import command
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 async def version(client: AsyncClient) -> None:
     daemon = await client.version()
     click.echo("Client:")
-    click.echo(f"  Version:  {metadata.version('longshore')}")
-    click.echo(f"  Python version: {platform.python_version()}\n")
+    click.echo(f"  Version:  {release.VERSION}")
+    click.echo(f"  Python version: {sys.version.split()[0]}\n")
     click.echo("Server:")
     click.echo(f"  Version:  {daemon.version}")
     click.echo(f"  Revision: {daemon.revision}")

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-
-def _own() -> str:
-    try:
-        return version("longshore")
-    except PackageNotFoundError:
-        return "0"
-
+from longshore.api import release
 
 DOCKER: Final = "28.1.1"
-VERSION: Final = f"{DOCKER}+longshore.{_own()}"
-COMMIT: Final = f"longshore-{_own()}"
+VERSION: Final = f"{DOCKER}+longshore.{release.VERSION}"
+COMMIT: Final = f"longshore-{release.VERSION}"

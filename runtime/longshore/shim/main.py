@@ -16,13 +16,12 @@ import os
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError
 
-from longshore.api import typeurls
+from longshore.api import release, typeurls
 from longshore.api.errors import Error
 from longshore.api.runtime.bootstrap.v1.bootstrap_pb2 import BootstrapParams, BootstrapResult
 from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
@@ -87,7 +86,7 @@ def parse(words: list[str]) -> Arguments:
 
 def _run(arguments: Arguments) -> int:
     if arguments["v"] or arguments["version"]:
-        print(f"containerd-shim-longshore-v1:\n  Version:  {_version()}")
+        print(f"containerd-shim-longshore-v1:\n  Version:  {release.VERSION}")
         return 0
     if arguments["info"]:
         given = b"" if sys.stdin.isatty() else sys.stdin.buffer.read(_STDIN_LIMIT)
@@ -208,7 +207,7 @@ def info(given: bytes = b"") -> RuntimeInfo:
         raise UsageError("standard input holds no runtime options") from None
     settings = runtime.settings_from(options)
     found = RuntimeInfo(name=NAME)
-    found.version.version = _version()
+    found.version.version = release.VERSION
     found.features.type_url = typeurls.FEATURES
     found.features.value = _features(settings.binary)
     if options.type_url:
@@ -225,13 +224,6 @@ def _features(binary: str) -> bytes:
         return subprocess.run([binary, "features"], capture_output=True, check=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise Error(f"{binary} features: {error}") from None
-
-
-def _version() -> str:
-    try:
-        return version("longshore")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _write(data: bytes) -> None:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
-
-def _own() -> str:
-    try:
-        return version("longshore")
-    except PackageNotFoundError:
-        return "0"
-
+from longshore.api import release
 
 CONTAINERD = "2.3.4"
-VERSION = f"{CONTAINERD}+longshore.{_own()}"
-REVISION = f"longshore-{_own()}"
+VERSION = f"{CONTAINERD}+longshore.{release.VERSION}"
+REVISION = f"longshore-{release.VERSION}"

@@ -10,15 +10,18 @@ from typing import NamedTuple
 
 import pytest
 
-from support import ctr, goparts, images, require
+from support import ctr, goparts, images, require, soak
 from support.daemon import LONGSHORE, Longshore
 from support.events import Watcher
 from support.folders import short_folder
 from support.host import PrivateHost
 from support.process import eventually
 from support.realdaemon import RealContainerd
+from support.terminal import Terminal
 
 Daemon = RealContainerd | Longshore
+AT_ONCE = soak.times(3, 50)
+ASK = "read x; tty; echo got $x; exit 5"
 
 
 class Combination(NamedTuple):
@@ -82,6 +85,16 @@ class Stack(NamedTuple):
     def detach(self, name: str, *command: str) -> None:
         self.daemon.go_ctr("run", "-d", *self.flags, images.BUSYBOX, name, *command)
 
+    def terminal(self, *words: str) -> list[str]:
+        """The command line of a ctr call, for a terminal."""
+        if isinstance(self.daemon, RealContainerd):
+            return self.daemon.host.inside(self.daemon.command(words))
+        return self.daemon.command([goparts.path("ctr")], words)
+
+    def popen(self, *words: str) -> subprocess.Popen[bytes]:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return self.daemon.popen(*words, **pipes)
+
     def remove(self, name: str) -> None:
         self.daemon.go_ctr("tasks", "rm", "-f", name, check=False)
         self.daemon.go_ctr("containers", "rm", name, check=False)
@@ -137,6 +150,59 @@ def test_kill(stack: Stack, name: str) -> None:
             stack.remove(name)
         deleted = [event.fields for event in watcher.until("/tasks/delete") if event.topic == "/tasks/delete"]
     assert [(event["container_id"], event["exit_status"]) for event in deleted] == [(name, 137)]
+
+
+def test_pause_and_figures(stack: Stack, name: str) -> None:
+    """Nothing runs while it is paused, and nothing starts in it; processes and figures are those of its cgroup."""
+    call = stack.daemon.go_ctr
+    stack.detach(name, "sleep", "1000")
+    try:
+        call("tasks", "pause", name)
+        assert [row[2] for row in ctr.rows(call("tasks", "ls").stdout) if row[0] == name] == ["PAUSED"]
+        refused = call("tasks", "exec", "--exec-id", "e1", name, "true", check=False)
+        assert refused.returncode != 0 and "cannot exec in a paused state" in refused.stderr
+        call("tasks", "resume", name)
+        assert len(ctr.rows(call("tasks", "ps", name).stdout)) == 1
+        figures = dict(row[:2] for row in ctr.rows(call("tasks", "metrics", name).stdout) if len(row) == 2)
+        assert int(figures["memory.usage_in_bytes"]) > 0 and figures["pids.current"] == "1"
+    finally:
+        stack.remove(name)
+
+
+def test_terminal(stack: Stack, name: str) -> None:
+    opened = Terminal(
+        stack.terminal("run", "--rm", "-t", *stack.flags, images.BUSYBOX, name, "sh", "-c", ASK), {}
+    )
+    assert answered(opened, r"/dev/pts/0\r") == 5
+    stack.detach(name, "sleep", "1000")
+    try:
+        opened = Terminal(stack.terminal("tasks", "exec", "-t", "--exec-id", "e1", name, "sh", "-c", ASK), {})
+        assert answered(opened, r"/dev/pts/\d+\r") == 5
+    finally:
+        stack.remove(name)
+
+
+def answered(opened: Terminal, expected: str) -> int:
+    try:
+        opened.type("word\n")
+        opened.until(expected)
+        opened.until("got word")
+    finally:
+        ended = opened.end()
+    return ended
+
+
+def test_some_at_once(stack: Stack, name: str) -> None:
+    started = [
+        stack.popen(
+            *("run", "--rm", *stack.flags, images.BUSYBOX, f"{name}-{number}", "sh", "-c"),
+            f"echo {number}; exit {number}",
+        )
+        for number in range(AT_ONCE)
+    ]
+    said = [process.communicate(timeout=60) for process in started]
+    answers = [(out, process.returncode) for (out, _), process in zip(said, started, strict=True)]
+    assert answers == [(b"%d\n" % number, number) for number in range(AT_ONCE)], said
 
 
 def test_missing_program(stack: Stack, name: str) -> None:

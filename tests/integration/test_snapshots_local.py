@@ -95,13 +95,20 @@ async def test_strange_directories_are_not_ours_to_remove(tmp_path: Path) -> Non
 
 
 class Failing(OverlayDriver):
+    def make_quickly(self, number: int, parents: Sequence[int], kind: Kind) -> None:
+        super().make_quickly(number, parents, kind)
+        raise OSError(28, "No space left on device")
+
+
+class FailingSlowly(NativeDriver):
     async def make(self, number: int, parents: Sequence[int], kind: Kind, workers: Workers | None) -> None:
         await super().make(number, parents, kind, workers)
         raise OSError(28, "No space left on device")
 
 
-async def test_a_full_disk(tmp_path: Path) -> None:
-    async with running(tmp_path, Failing(tmp_path / "r")) as snapshotter:
+@pytest.mark.parametrize("driver", [Failing, FailingSlowly])
+async def test_a_full_disk(driver: type[Failing | FailingSlowly], tmp_path: Path) -> None:
+    async with running(tmp_path, driver(tmp_path / "r")) as snapshotter:
         with pytest.raises(
             errors.ResourceExhausted, match="failed to create snapshot: no space left on device"
         ):
@@ -111,7 +118,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         assert directories(tmp_path / "r") == []
 
 
-class Slow(OverlayDriver):
+class Slow(NativeDriver):
     """Takes its time, so that something can happen meanwhile."""
 
     def __init__(self, root: Path) -> None:

@@ -3,8 +3,8 @@
 Order of the acts, so that a crash at any point leaves a whole snapshot or none:
 
 - Directories are made first, under a number that nobody has had, and then the
-  row that makes them a snapshot. What a crash leaves in between is found when
-  the number's turn comes again, and replaced.
+  row that makes them a snapshot is committed. What a crash leaves in between is
+  found when the number's turn comes again, and replaced.
 - Removal takes the row away and puts the number into the table `snapshots_trash`
   in one transaction; directories in the trash are removed in the background,
   at the next start if need be. Nothing else is ever removed.
@@ -13,6 +13,7 @@ Order of the acts, so that a crash at any point leaves a whole snapshot or none:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
@@ -31,7 +32,7 @@ from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.oserrors import meaning
 from longshore.containerd.scope import Scope
-from longshore.containerd.snapshots.driver import Driver, Workers
+from longshore.containerd.snapshots.driver import Driver, QuickDriver, Workers
 from longshore.containerd.snapshots.snapshotter import TARGET_LABEL, Info, Kind, Mount, Relabel, Usage
 from longshore.layers import trees
 
@@ -43,6 +44,9 @@ _FORGET_TOGETHER: Final = 64
 
 # A snapshot of a short-lived container holds less than this; more is removed in a worker process.
 _REMOVED_HERE: Final = 256
+
+# Seconds that the trash waits for more: removals come in rows, and one thread's turn does for all of them.
+_PAUSE: Final = 0.05
 
 _ROW: Final = (
     "SELECT number, key, parent, kind, created, updated, labels, size, inodes FROM snapshots"
@@ -112,11 +116,13 @@ class LocalSnapshotter:
         self.name = name
         self._holds = holds or Holds()
         self._driver = driver
+        self._make_quickly = driver.make_quickly if isinstance(driver, QuickDriver) else None
         self._store = store
         self._numbers = numbers
         self._workers = workers
         self._resource = f"snapshots/{name}"
         self._full = asyncio.Event()
+        self._asked = asyncio.Event()
         self._clean = asyncio.Event()
         self._gone: set[int] = set()
         self._sweeper: asyncio.Task[None] | None = None
@@ -235,13 +241,19 @@ class LocalSnapshotter:
     ) -> Sequence[Mount]:
         chain = self._store.read(lambda connection: self._parents(connection, scope, parent))
         number = self._numbers.next()
+        quick = self._make_quickly
+
+        def insert(transaction: Transaction) -> None:
+            self._insert(transaction, scope, number, key, parent, labels, kind)
+            if quick is not None:
+                quick(number, chain, kind)
+
         try:
-            await self._driver.make(number, chain, kind, self._workers)
-            await self._store.write(
-                lambda transaction: self._insert(transaction, scope, number, key, parent, labels, kind)
-            )
+            if quick is None:
+                await self._driver.make(number, chain, kind, self._workers)
+            await self._store.write(insert)
         except BaseException as error:
-            await self._discard(number)
+            await self._discard([number])
             if isinstance(error, OSError):
                 raise meaning(error, "failed to create snapshot") from None
             raise
@@ -370,12 +382,17 @@ class LocalSnapshotter:
 
     async def cleanup(self) -> None:
         self._clean.clear()
+        self._asked.set()
         self._full.set()
         await self._clean.wait()
 
     async def _sweep(self) -> None:
         while True:
             await self._full.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE):
+                    await self._asked.wait()
+            self._asked.clear()
             self._full.clear()
             try:
                 await self._empty_trash()
@@ -388,20 +405,13 @@ class LocalSnapshotter:
     async def _empty_trash(self) -> None:
         statement = "SELECT number FROM snapshots_trash WHERE snapshotter = ? ORDER BY number"
         rows = self._store.read(lambda connection: connection.execute(statement, (self.name,)).fetchall())
-        failed: list[Exception] = []
-        for (number,) in rows:
-            if number in self._gone:
-                continue
-            try:
-                await self._discard(number)
-            except Exception as error:
-                failed.append(error)
-            else:
-                self._gone.add(number)
+        numbers = [number for (number,) in rows if number not in self._gone]
+        failed = await self._discard(numbers)
+        self._gone.update(number for number in numbers if number not in failed)
         if len(self._gone) >= _FORGET_TOGETHER:
             await self._forget_gone()
-        if failed:
-            raise failed[0]
+        for error in failed.values():
+            raise error
 
     async def _forget_gone(self) -> None:
         """Rows of trash that is gone do no harm, and each commit costs a flush: many go at once."""
@@ -411,13 +421,22 @@ class LocalSnapshotter:
         await self._store.write(lambda transaction: transaction.execute(statement, (self.name,)), urgent=True)
         self._gone -= gone
 
-    async def _discard(self, number: int) -> None:
-        directory = self._driver.directory(number)
-        place, name = str(directory.parent), directory.name
-        if self._workers is None:
-            await asyncio.to_thread(_remove, place, name, None)
-        elif not await asyncio.to_thread(_remove, place, name, _REMOVED_HERE):
-            await self._workers.call("longshore.layers.worker:remove", {"directory": place, "names": [name]})
+    async def _discard(self, numbers: Sequence[int]) -> dict[int, Exception]:
+        """Remove the directories of these; what could not be, and why."""
+        if not numbers:
+            return {}
+        place = str(self._driver.directory(0).parent)
+        names = {number: self._driver.directory(number).name for number in numbers}
+        limit = None if self._workers is None else _REMOVED_HERE
+        left, failed = await asyncio.to_thread(_remove, place, names, limit)
+        for number in left:
+            assert self._workers is not None
+            arguments = {"directory": place, "names": [names[number]]}
+            try:
+                await self._workers.call("longshore.layers.worker:remove", arguments)
+            except Exception as error:
+                failed[number] = error
+        return failed
 
     # -- garbage collection ---------------------------------------------------------------------------------
 
@@ -503,12 +522,23 @@ def _long_name(scope: Scope, row: _Row) -> str:
     return f"{scope.namespace}/{row.number}/{row.key}"
 
 
-def _remove(place: str, name: str, limit: int | None) -> bool:
+def _remove(
+    place: str, names: Mapping[int, str], limit: int | None
+) -> tuple[list[int], dict[int, Exception]]:
+    """Remove trees in a directory, by number; those that hold more than `limit`, and those that failed."""
+    left: list[int] = []
+    failed: dict[int, Exception] = {}
     fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return trees.remove(fd, os.fsencode(name), limit=limit)
+        for number, name in names.items():
+            try:
+                if not trees.remove(fd, os.fsencode(name), limit=limit):
+                    left.append(number)
+            except Exception as error:
+                failed[number] = error
     finally:
         os.close(fd)
+    return left, failed
 
 
 _KINDS: Final = {Kind.VIEW: "view", Kind.ACTIVE: "active", Kind.COMMITTED: "committed"}

@@ -34,22 +34,23 @@ class OverlayDriver:
         return self._snapshots / str(number) / "fs"
 
     async def make(self, number: int, parents: Sequence[int], kind: Kind, workers: Workers | None) -> None:
-        await asyncio.to_thread(self._make, number, parents, kind)
+        await asyncio.to_thread(self.make_quickly, number, parents, kind)
 
-    def _make(self, number: int, parents: Sequence[int], kind: Kind) -> None:
-        directory = self.directory(number)
+    def make_quickly(self, number: int, parents: Sequence[int], kind: Kind) -> None:
+        """See `QuickDriver`."""
+        directory = f"{self._snapshots}/{number}"
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             shutil.rmtree(directory)
             os.mkdir(directory, 0o700)
-        tree = self.tree(number)
+        tree = f"{directory}/fs"
         os.mkdir(tree, 0o755)
         if kind == Kind.ACTIVE:
-            os.mkdir(directory / "work", 0o711)
+            os.mkdir(f"{directory}/work", 0o711)
         if parents:
             # The root of the mount shows owner and mode of the upper directory.
-            below = os.stat(self.tree(parents[0]))
+            below = os.stat(f"{self._snapshots}/{parents[0]}/fs")
             if (below.st_uid, below.st_gid) != (os.geteuid(), os.getegid()):
                 os.chown(tree, below.st_uid, below.st_gid)
 

@@ -38,7 +38,6 @@ from longshore.client.registries import (
 )
 from longshore.client.tasking import cancel_all, run_all
 from longshore.client.unpack import Step, first_missing, is_extraction, label_config, unpack_layer
-from longshore.registry.client import Options, Registry, Repository
 from longshore.registry.documents import Descriptor, Document, read_document
 from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform, choose
@@ -46,6 +45,7 @@ from longshore.registry.platforms import Platform, choose
 if TYPE_CHECKING:
     from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
     from longshore.client.client import AsyncClient
+    from longshore.registry.client import Options, Repository
 
 DOWNLOADS = 3
 DEEPEST_INDEX = 8
@@ -91,6 +91,8 @@ async def fetch_image(
     call `recover_pulls` when it starts: it finds what pulls left that were
     killed with it.
     """
+    from longshore.registry.client import Registry  # and aiohttp: not for those who only look after leases
+
     with translated(f"pull {name}"):
         async with Registry(registry or options()) as door:
             repository = door.repository(name)

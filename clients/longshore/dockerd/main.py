@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from longshore import plainlog  # noqa: F401
 from longshore.api.errors import Error
 from longshore.dockerd import config as configuration
 from longshore.dockerd import directories, listeners, output

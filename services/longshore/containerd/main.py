@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from longshore import plainlog  # noqa: F401
 from longshore.api.errors import Error
 from longshore.containerd import config as configuration
 from longshore.containerd import logs

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from support.bundles import Bundle
 
 WORKER = """
@@ -116,6 +118,48 @@ def test_reused_pid_is_not_signalled(box: Bundle) -> None:
     finally:
         other.kill()
         other.wait()
+
+
+EXEC_LATE = """
+import os, sys
+from longshore.oci import exec as exec_, delete, errors, kill
+root, moment = sys.argv[1:3]
+prepared, forked = exec_.Exec._prepare, exec_.Exec._fork
+def gone():
+    delete.delete(root, "c", force=True)
+def killed():
+    kill.kill(root, "c", 9)
+def before(self):
+    gone()
+    prepared(self)
+def between(self):
+    prepared(self)
+    gone()
+def after(self):
+    found = forked(self)
+    killed()  # it can't end, and be deleted, before its last child is waited for: by us
+    return found
+change = {"before": before, "between": between, "after": after}[moment]
+setattr(exec_.Exec, "_fork" if moment == "after" else "_prepare", change)
+process = {"args": ["sleep", "1000"], "cwd": "/", "env": ["PATH=/bin"]}
+try:
+    exec_.execute(root, "c", process)
+except errors.NotRunning as error:
+    assert str(error) == "cannot exec in a stopped container", error
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        sys.exit(0)  # its process, if there was one, has gone with it
+sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_exec_in_a_container_that_goes_meanwhile(box: Bundle, moment: str) -> None:
+    box.create("while :; do sleep 1000; done")
+    box.do("start", "c")
+    done = complete([sys.executable, "-c", EXEC_LATE, str(box.state), moment], box)
+    assert done.returncode == 0, done.stderr
 
 
 def test_freezing_really_stops(box: Bundle) -> None:

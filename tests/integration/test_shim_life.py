@@ -18,6 +18,7 @@ import pytest
 from longshore.api.cgroups.v1.metrics_pb2 import Metrics
 from longshore.api.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     Error,
     FailedPrecondition,
     InvalidArgument,
@@ -28,7 +29,7 @@ from longshore.api.runtime.task.v3 import shim_pb2 as api
 from longshore.api.types.runc.options.oci_pb2 import ProcessDetails
 from longshore.api.types.task.task_pb2 import Status
 from longshore.ttrpc import frames
-from longshore.ttrpc.client import Calls, Client
+from longshore.ttrpc.client import Calls, Client, Result
 from support import images, leaks, require
 from support.shims import Shims, Task, read_all, reader, until
 
@@ -481,6 +482,35 @@ def test_a_client_that_hangs_up_changes_nothing(task: Task) -> None:
     client.close()
     task.start()
     assert task.wait() == 3
+
+
+def test_a_deadline_ends_the_wait_and_nothing_else(task: Task) -> None:
+    """The client's budget, which it says with the call; the answer to a call that is done in time is the usual one."""
+    task.create()
+    task.start()
+    with task.connect() as client:
+        calls, asked = Calls(), {}
+        for method, request, timeout in (
+            ("Wait", api.WaitRequest(id="c1"), 0.05),
+            ("State", api.StateRequest(id="c1"), 0.05),
+            ("Wait", api.WaitRequest(id="c1"), 60),
+            ("Pids", api.PidsRequest(id="c1"), 60),
+        ):
+            stream, data = calls.send(
+                "containerd.task.v3.Task", method, request.SerializeToString(), timeout=timeout
+            )
+            client._socket.sendall(data)
+            asked[stream] = (method, timeout)
+        answers: dict[tuple[str, float], Result] = {}
+        while len(answers) < 3:
+            answers |= {asked[each.stream]: each for each in calls.receive(client._socket.recv(4096))}
+        assert isinstance(answers["Wait", 0.05].error, DeadlineExceeded)
+        assert api.StateResponse.FromString(answers["State", 0.05].payload).status == Status.RUNNING
+        assert len(api.PidsResponse.FromString(answers["Pids", 60].payload).processes) == 1
+        task.kill(9)
+        while len(answers) < 4:
+            answers |= {asked[each.stream]: each for each in calls.receive(client._socket.recv(4096))}
+    assert api.WaitResponse.FromString(answers["Wait", 60].payload).exit_status == 137
 
 
 def test_bad_frames_and_names(task: Task) -> None:

@@ -46,6 +46,10 @@ class StartFailed(RuntimeFailure):
     """The container, or a process in it, could not be brought to the point of execve."""
 
 
+class ProcessDied(StartFailed):
+    """It ended before that, and nothing was heard of why."""
+
+
 class HookFailed(RuntimeFailure):
     """A hook ended with an error or outlived its timeout."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from longshore.linux import files, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
@@ -11,7 +12,7 @@ from longshore.oci import codec, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
 from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, warn_of_unknown, write_pid_file
-from longshore.oci.errors import NotRunning, RuntimeFailure, StartFailed, explain
+from longshore.oci.errors import NotRunning, ProcessDied, RuntimeFailure, StartFailed, explain
 from longshore.oci.process import keyring, labels, listener, messages, program, spawn, tuning
 
 TYPE_CHECKING = False
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _EPERM = 1
 _EBUSY = 16
+_DYING = 1.0  # seconds for a container's init to go when a process in it was killed
 
 
 def execute(
@@ -53,9 +55,35 @@ def execute(
         from longshore.oci.process import console
 
         launch.console = console.connect(console_socket)
-    with Undo() as undo:
-        pid = launch.run(undo, (lambda pid: write_pid_file(pid_file, pid)) if pid_file else None)
-    return pid
+    return begin(launch, pid_file)
+
+
+def begin(launch: Exec, pid_file: str) -> int:
+    """Start it, and leave its pid in a file; the pid. NotRunning if the container ended meanwhile."""
+    try:
+        with Undo() as undo:
+            return launch.run(undo, (lambda pid: write_pid_file(pid_file, pid)) if pid_file else None)
+    except (OSError, RuntimeFailure) as error:
+        # A pid namespace that ends kills our process first, and then waits for us to have noticed.
+        patience = _DYING if isinstance(error, ProcessDied) else 0
+        # Namespaces, cgroups and init's folder in /proc have gone: whichever was missed first, that is why.
+        if _ended(launch.container.process, patience):
+            raise NotRunning("cannot exec in a stopped container") from None
+        raise
+
+
+def _ended(process: processes.ProcessId, patience: float) -> bool:
+    """Whether a process has ended, or does so within `patience` seconds."""
+    try:
+        pidfd = process.open()
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(patience * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def prepare(
@@ -118,7 +146,8 @@ class Exec:
                 announce(pid)
             ours.send(messages.PROCEED)
         except (StartFailed, OSError) as error:
-            raise StartFailed(f"unable to start container process: {explain(error)}") from None
+            kind = ProcessDied if isinstance(error, ProcessDied | BrokenPipeError) else StartFailed
+            raise kind(f"unable to start container process: {explain(error)}") from None
         finally:
             ours.close()
         os.close(child)
@@ -384,10 +413,7 @@ def _stay(call: Call, launch: Exec, relay: terminal.Relay | None = None) -> int:
     from longshore.oci import foreground
 
     companion = foreground.Companion()
-    path = call.value("pid-file")
-    with Undo() as undo:
-        pid = launch.run(undo, (lambda pid: write_pid_file(path, pid)) if path else None)
-    return companion.wait(pid, relay)
+    return companion.wait(begin(launch, call.value("pid-file")), relay)
 
 
 def process_of(call: Call, container: State) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from importlib import import_module
 
 from google.protobuf.message import Message
 
-from longshore.api.errors import Error
+from longshore.api.errors import DeadlineExceeded, Error
 from longshore.linux import processes
 from longshore.shim.events import Publisher
 from longshore.shim.exits import ExitStream
@@ -78,8 +78,24 @@ class Client:
             return
         for call in self._connection.receive(data):
             outcome = spawn(self._service.call(call.service, call.method, call.payload))
+            if call.timeout_nano > 0 and not outcome.done:
+                self._limit(call, outcome)
+                continue
             outcome.then(lambda call=call, outcome=outcome: self._answer(call, outcome))  # type: ignore[misc]
         self._flush()
+
+    def _limit(self, call: Call, outcome: Promise[Message]) -> None:
+        """Answer at the call's deadline at the latest. What was asked for goes on, as it does without its client."""
+        first: Promise[Message] = Promise()
+        late = DeadlineExceeded("context deadline exceeded")
+        timer = self._loop.later(call.timeout_nano / 1e9, lambda: first.reject(late))
+
+        def done() -> None:
+            timer.cancel()
+            first.follow(outcome)
+
+        outcome.then(done)
+        first.then(lambda: self._answer(call, first))
 
     def _answer(self, call: Call, outcome: Promise[Message]) -> None:
         if self._socket is None:
@@ -219,15 +235,15 @@ class Daemon:
             self._service.ending = True
             # Before the answer: the next container of the same id must not find us.
             self._stop_listening()
-            spawn(self._flush_and_stop())
+            # First the answer to the call that asked for it, in this turn of the loop.
+            self._loop.later(0, self._end)
+
+    def _end(self) -> None:
+        spawn(self._flush_and_stop())
 
     async def _flush_and_stop(self) -> None:
-        waited = 0.0
-        # First the answer to the call that asked for it, then what is still to be reported.
-        await self._loop.sleep(0.001)
-        while not self._publisher.idle() and waited < FLUSH_SECONDS:
-            await self._loop.sleep(0.01)
-            waited += 0.01
+        with contextlib.suppress(TimeoutError):
+            await self._loop.within(FLUSH_SECONDS, self._publisher.flushed())
         self._loop.stop()
 
     def _report(self, error: BaseException) -> None:

@@ -27,6 +27,7 @@ from google.protobuf.message import Message
 from longshore.api import typeurls
 from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.api.types.event_pb2 import Envelope
+from longshore.shim.loop import Promise
 
 _LENGTH = struct.Struct(">I")
 
@@ -89,6 +90,9 @@ class Publisher(Protocol):
     def idle(self) -> bool:
         """Whether everything taken is delivered (or given up)."""
 
+    def flushed(self) -> Promise[None]:
+        """Settled when it is, for the first time from now."""
+
 
 class _Pending(NamedTuple):
     sequence: int
@@ -105,6 +109,7 @@ class Outbox:
         self._instance = ""
         self._sequence = 0
         self._pending: deque[_Pending] = deque()
+        self._flushed: Promise[None] | None = None
 
     def begin(self, namespace: str) -> None:
         """A shim's life begins: all its events are in `namespace`."""
@@ -136,6 +141,15 @@ class Outbox:
         """Everything up to `sequence` is durable with the daemon."""
         while self._pending and self._pending[0].sequence <= sequence:
             self._pending.popleft().journal.acknowledge()
+        if self._flushed is not None and not self._pending:
+            self._flushed.resolve(None)
+
+    def flushed(self) -> Promise[None]:
+        """Settled when nothing is unacknowledged."""
+        self._flushed = Promise()
+        if not self._pending:
+            self._flushed.resolve(None)
+        return self._flushed
 
     def __len__(self) -> int:
         return len(self._pending)

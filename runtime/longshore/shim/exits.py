@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from longshore.api.services.exits.v1.exits_pb2 import ReportResponse
 from longshore.shim.events import Journal, Outbox
 from longshore.shim.http2 import Closed, GrpcStream
-from longshore.shim.loop import Loop
+from longshore.shim.loop import Loop, Promise
 from longshore.shim.peer import Peer
 
 METHOD = "/longshore.exits.v1.Exits/Report"
@@ -45,6 +45,9 @@ class ExitStream(Peer):
 
     def idle(self) -> bool:
         return not self._outbox
+
+    def flushed(self) -> Promise[None]:
+        return self._outbox.flushed()
 
     def opened(self) -> None:
         self._stream = GrpcStream(METHOD)

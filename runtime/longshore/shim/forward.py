@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from longshore.api import namespaces
 from longshore.api.services.ttrpc.events.v1.events_pb2 import ForwardRequest
 from longshore.shim.events import Journal, envelope
-from longshore.shim.loop import Loop, Timer
+from longshore.shim.loop import Loop, Promise, Timer
 from longshore.shim.peer import Peer
 from longshore.ttrpc.client import Calls
 
@@ -37,6 +37,7 @@ class Forwarder(Peer):
         self._calls: Calls | None = None
         self._deadline: Timer | None = None
         self._pausing = False
+        self._flushed: Promise[None] | None = None
         self.dropped = 0
 
     def publish(self, journal: Journal, topic: str, message: Message) -> None:
@@ -49,6 +50,12 @@ class Forwarder(Peer):
 
     def idle(self) -> bool:
         return not self._queue
+
+    def flushed(self) -> Promise[None]:
+        self._flushed = Promise()
+        if not self._queue:
+            self._flushed.resolve(None)
+        return self._flushed
 
     def opened(self) -> None:
         self._calls = Calls()
@@ -102,6 +109,8 @@ class Forwarder(Peer):
     def _done(self) -> None:
         self._queue.popleft()
         self._failures = 0
+        if self._flushed is not None and not self._queue:
+            self._flushed.resolve(None)
         self._next()
 
     def _failed(self) -> None:

@@ -45,6 +45,14 @@ class Promise(Generic[T]):
             self._error = error
             self._settle()
 
+    def follow(self, other: Promise[T]) -> None:
+        """Settle as `other`, which is done, did."""
+        if not self.done:
+            self._error = other._error
+            if self._error is None:
+                self._value = other._value
+            self._settle()
+
     def then(self, callback: Callable[[], None]) -> None:
         """Call back on settlement, at once when it has happened."""
         if self.done:

@@ -41,6 +41,8 @@ class Settings(NamedTuple):
     io_uid: int = 0
     io_gid: int = 0
     shim_cgroup: str = ""
+    criu_image: str = ""
+    criu_work: str = ""
 
 
 class Made(NamedTuple):
@@ -109,6 +111,8 @@ _NAMES = {
     "io_uid": "io_uid",
     "io_gid": "io_gid",
     "shim_cgroup": "shim_cgroup",
+    "criu_image": "criu_image_path",
+    "criu_work": "criu_work_path",
 }
 
 

@@ -106,7 +106,7 @@ class Tasks:
         container = Container(request.id, request.bundle, settings, runner, init)
         rootfs = [mounts.Mount(m.type, m.source, tuple(m.options), m.target) for m in request.rootfs]
         container.mounted = bool(rootfs)
-        if request.checkpoint:
+        if request.checkpoint or settings.criu_image:
             return await self._create_from_image(container, request, rootfs)
 
         oom_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -136,7 +136,9 @@ class Tasks:
         """As the Go shim has it: nothing runs, and there is no pid, before `start` restores it."""
         if request.terminal:
             raise Error("a task with a terminal can't be restored from a checkpoint")
-        container.image, _ = runtime.image_from(AnyMessage(), request.checkpoint, _work(container))
+        settings = container.settings
+        path, work = request.checkpoint or settings.criu_image, settings.criu_work or _work(container)
+        container.image, _ = runtime.image_from(AnyMessage(), path, work)
         await self._workers.run(lambda: _mount_here(container, rootfs))
         self._containers[container.id] = container
         self._publish(container, "/tasks/create", _created(request, 0))

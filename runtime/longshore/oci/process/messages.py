@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 
 from longshore.linux import libc
-from longshore.oci.errors import ProtocolError, StartFailed
+from longshore.oci.errors import ProcessDied, ProtocolError, StartFailed
 
 GO = "go"
 HOOKS = "hooks"
@@ -42,10 +42,10 @@ class Channel:
         os.write(self.fd, f"{name}\0{text}".encode(errors="surrogateescape")[:_LIMIT])
 
     def receive(self, *expected: str) -> tuple[str, str]:
-        """The next message, one of ``expected``. A "failed" is raised as StartFailed, EOF too."""
+        """The next message, one of ``expected``. A "failed" is raised as StartFailed, EOF as ProcessDied."""
         data = os.read(self.fd, _LIMIT)
         if not data:
-            raise StartFailed("the container's process died without saying why")
+            raise ProcessDied("the container's process died without saying why")
         name, _, text = data.decode(errors="surrogateescape").partition("\0")
         if name == FAILED:
             raise StartFailed(text)

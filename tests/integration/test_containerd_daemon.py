@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -33,6 +34,7 @@ from longshore.api.services.introspection.v1.introspection_pb2 import PluginInfo
 from longshore.api.services.introspection.v1.introspection_pb2_grpc import IntrospectionStub
 from longshore.api.services.namespaces.v1.namespace_pb2 import ListNamespacesRequest
 from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
+from longshore.containerd.metadata.store import Store
 from support.daemon import LONGSHORE, Longshore
 
 NAMESPACE = (("containerd-namespace", "test"),)
@@ -199,6 +201,67 @@ def test_the_root_of_another_containerd_is_left_alone(short_tmp: Path, path: str
     assert "refusing to use" in text
     assert f"--root {short_tmp}/root-longshore" in text
     assert [path for path in sorted(short_tmp.rglob("*")) if path not in before] == [short_tmp / "state"]
+
+
+METADATA = Path("root/io.containerd.metadata.v1.sqlite/meta.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(b"nonsense" * 1000), "is damaged (file is not a database)"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:8192]),
+            "is damaged (database disk image is malformed)",
+        ),
+        (lambda path: (path.unlink(), path.mkdir()), "unable to open database file; give another --root"),
+        (lambda path: path.write_bytes(b""), "is empty, and "),
+    ],
+    ids=["nonsense", "cut", "folder", "empty"],
+)
+def test_a_damaged_database_is_refused_in_words(short_tmp: Path, damage: Any, words: str) -> None:
+    """Never taken for a fresh start: what is on disk would be nobody's."""
+    path = short_tmp / METADATA
+    path.parent.mkdir(parents=True)
+    Store(path).close()
+    blob = short_tmp / "root/io.containerd.content.v1.content/blobs/sha256/abc"
+    blob.parent.mkdir(parents=True)
+    blob.write_text("precious")
+    damage(path)
+    text = refusal(*flags(short_tmp))
+    last = text.splitlines()[-1]
+    assert last.startswith("containerd: ") and words in last and "--root" in last
+    assert blob.read_text() == "precious"
+
+
+def test_a_part_that_fails_says_why_and_takes_along_who_needs_it(short_tmp: Path) -> None:
+    with Longshore() as daemon:
+        daemon.stop()
+        content = daemon.root / "io.containerd.content.v1.content"
+        shutil.rmtree(content)
+        content.write_text("a file")
+        daemon.start()
+        listed = daemon.go_ctr("plugins", "ls").stdout.splitlines()
+        states = {tuple(line.split()[:2]): line.split()[-1] for line in listed}
+        assert states["io.containerd.content.v1", "content"] == "error"
+        assert states["io.containerd.grpc.v1", "content"] == "error"
+        assert states["io.containerd.grpc.v1", "images"] == "ok"
+        log = daemon.log.read_text()
+        assert "not a directory" in log and "no plugins registered for io.containerd.content.v1" in log
+        assert "Traceback" not in log
+
+
+def test_a_disk_that_cannot_be_written_to(short_tmp: Path) -> None:
+    disk = short_tmp / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=True)
+    try:
+        for flag in ("--root", "--state"):
+            for place in (disk, disk / "below"):
+                text = refusal(*flags(short_tmp), flag, place)
+                assert text == f"containerd: can't use {place}: read-only file system; give another {flag}\n"
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_bad_settings_are_named(short_tmp: Path) -> None:

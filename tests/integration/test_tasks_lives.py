@@ -233,6 +233,56 @@ def test_shim_killed_while_the_daemon_was_away(
         again.remove_container("c1")
 
 
+@pytest.mark.parametrize("damage", ["lost", "nonsense"])
+def test_a_shim_is_found_without_its_files(daemon: Longshore, api: Api, rootfs: Path, damage: str) -> None:
+    """A container of ours outlives the word on where its shim listens, and which program that is."""
+    init = api.run("c1", rootfs, *SLEEP)
+    daemon.kill9()
+    for name in ("bootstrap.json", "shim-binary-path"):
+        if damage == "lost":
+            (bundle(daemon, "c1") / name).unlink()
+        else:
+            (bundle(daemon, "c1") / name).write_bytes(b"\xff\0nonsense")
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as again:
+        assert [(each.id, each.pid, each.status) for each in again.list()] == [("c1", init, RUNNING)]
+        again.exec("c1", "e1", "/bin/true")
+        assert again.wait("c1", "e1") == 0
+        again.end("c1")
+
+
+def test_ended_tasks_at_the_next_start(daemon: Longshore, api: Api, rootfs: Path) -> None:
+    """One whose container is still known waits for its client; the other nobody could ever delete."""
+    for id in ("kept", "lost"):
+        api.run(id, rootfs, "/bin/sh", "-c", "exit 7")
+        assert api.wait(id) == 7
+    api.remove_container("lost")
+    daemon.kill9()
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as again, TaskEvents(again, since=0) as events:
+        assert [(each.id, each.status, each.exit_status) for each in again.list()] == [("kept", STOPPED, 7)]
+        events.until("lost", "delete")
+        assert [each.exit_status for each in events.of("lost", "exit")] == [7]
+        assert [each.exit_status for each in events.of("lost", "delete")] == [7]
+        eventually(lambda: not bundle(daemon, "lost").exists())
+        assert again.delete("kept") == 7
+        again.remove_container("kept")
+
+
+def test_no_word_of_an_empty_place_for_shims(daemon: Longshore, api: Api, rootfs: Path) -> None:
+    api.run("c1", rootfs, *SLEEP)
+    place = daemon.state / "s"
+    daemon.stop()
+    assert place.exists()  # one listens there
+    daemon.start()
+    with Api(daemon.address, daemon.namespace) as again:
+        again.end("c1")
+    eventually(lambda: os.listdir(place) == [])
+    daemon.stop()
+    assert not place.exists()
+    daemon.start()
+
+
 def test_cancelled_calls_leave_whole_things(
     daemon: Longshore, api: Api, runtime: dict[str, Any], rootfs: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -105,6 +106,7 @@ async def test_the_journal_is_bounded_but_keeps_its_counter(
     await exchange.prune()
     kept = exchange._store.read(lambda connection: journal.after(connection, 0, 10))
     assert [event.sequence for event in kept] == [2, 3]
+    monkeypatch.setattr(journal, "MIN_EVENTS", 1)
     monkeypatch.setattr(journal, "MAX_AGE_NS", -1_000_000_000)
     await exchange.prune()
     kept = exchange._store.read(lambda connection: journal.after(connection, 0, 10))
@@ -201,6 +203,20 @@ def test_slots_run_out_without_harm(tmp_path: Path) -> None:
     assert slots[0] is not None
     slots[0].release()
     assert file.take(bytes(32), 1) is not None
+
+
+async def test_age_never_takes_the_newest_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps forward makes all of them old."""
+    monkeypatch.setattr(journal, "MIN_EVENTS", 3)
+    with daemon(tmp_path) as exchange:
+        for _ in range(5):
+            await put(exchange, "/a")
+        store = exchange._store
+        now = time.time_ns()
+        assert await store.write(journal.prune) == 0
+        monkeypatch.setattr(time, "time_ns", lambda: now + 2 * journal.MAX_AGE_NS)
+        assert await store.write(journal.prune) == 2
+        assert [event.sequence for event in store.read(lambda c: journal.after(c, 0, 9))] == [3, 4, 5]
 
 
 def test_filters_are_the_same_in_any_order() -> None:

@@ -20,10 +20,11 @@ from longshore.api.typeurls import pack
 from longshore.containerd import rpc
 from longshore.containerd.exits.service import ExitsService
 from longshore.containerd.metadata.store import Store
-from longshore.containerd.tasks.journal import Journal
+from longshore.containerd.tasks.journal import Journal, Life
 from longshore.containerd.tasks.ledger import Exit
 from longshore.containerd.times import timestamp
 
+EVER = Life(-1, 0)
 INSTANCE = "0123456789abcdef0123456789abcdef"
 
 
@@ -216,15 +217,31 @@ async def test_burial_tells_what_is_missing(store: Store, journal: Journal) -> N
     ]
     for _ in range(2):  # a daemon that dies right after this does it all again
         delete = TaskDelete(container_id="c1", pid=10, exit_status=137, exited_at=timestamp(99))
-        await journal.buried("ns", "c1", 0, made_up, delete)
+        await journal.buried("ns", "c1", EVER, made_up, delete)
     assert exits(store) == [("e1", 11, 5), ("e2", 12, 137), ("c1", 10, 137)]
     assert [topic for topic, _ in journalled(store)].count("/tasks/delete") == 1
 
 
 async def test_burial_ignores_earlier_lives(store: Store, journal: Journal) -> None:
-    await journal.buried("ns", "c1", 0, [Exit("", 10, 1, timestamp(1))], TaskDelete(container_id="c1"))
-    began = store.read(lambda c: int(c.execute("SELECT max(journalled) FROM events").fetchone()[0])) + 1
+    await journal.buried("ns", "c1", EVER, [Exit("", 10, 1, timestamp(1))], TaskDelete(container_id="c1"))
+    began = Life(
+        -1, store.read(lambda c: int(c.execute("SELECT max(journalled) FROM events").fetchone()[0])) + 1
+    )
     await journal.buried("ns", "c1", began, [Exit("", 10, 137, timestamp(2))], TaskDelete(container_id="c1"))
+    assert exits(store) == [("c1", 10, 1), ("c1", 10, 137)]
+    assert [topic for topic, _ in journalled(store)].count("/tasks/delete") == 2
+
+
+async def test_earlier_lives_are_those_before_whatever_the_clock_says(
+    store: Store, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await journal.buried("ns", "c1", EVER, [Exit("", 10, 1, timestamp(1))], TaskDelete(container_id="c1"))
+    monkeypatch.setattr("longshore.containerd.metadata.store.time.time_ns", lambda: 1)
+    began = Life(journal.head(), 2)
+    for _ in range(2):
+        await journal.buried(
+            "ns", "c1", began, [Exit("", 10, 137, timestamp(2))], TaskDelete(container_id="c1")
+        )
     assert exits(store) == [("c1", 10, 1), ("c1", 10, 137)]
     assert [topic for topic, _ in journalled(store)].count("/tasks/delete") == 2
 
@@ -232,7 +249,7 @@ async def test_burial_ignores_earlier_lives(store: Store, journal: Journal) -> N
 async def test_deletion_tells_the_known_status(store: Store, journal: Journal) -> None:
     await journal.found("ns", "c1", [Exit("", 10, 7, timestamp(5))])
     delete = TaskDelete(container_id="c1", pid=10, exit_status=137, exited_at=timestamp(99))
-    await journal.buried("ns", "c1", 0, [Exit("", 10, 137, timestamp(99))], delete)
+    await journal.buried("ns", "c1", EVER, [Exit("", 10, 137, timestamp(99))], delete)
     deleted = [event for topic, event in journalled(store) if topic == "/tasks/delete"]
     assert [(event.exit_status, event.exited_at) for event in deleted] == [(7, timestamp(5))]
 

@@ -170,3 +170,17 @@ def test_settings(table: dict[str, Any], expected: Settings) -> None:
 def test_settings_that_cannot_be_meant(table: dict[str, Any]) -> None:
     with pytest.raises(errors.InvalidArgument):
         Settings.of(table)
+
+
+async def test_a_clock_set_back_delays_no_expiry() -> None:
+    """The moment that was last judged lies ahead then."""
+    soon = time.time_ns() + 30_000_000
+
+    def next_expiry(after: int) -> int | None:
+        return soon if soon >= after else None
+
+    async with running(QUICK, next_expiry) as (scheduler, collector):
+        scheduler._judged = time.time_ns() + 3600 * 1_000_000_000
+        scheduler.note(0, 0)
+        await collector.next()
+        assert time.time_ns() > soon

@@ -82,6 +82,15 @@ class ShimStarted(NamedTuple):
     protocol: str
 
 
+def shim_address(socket_dir: str, address: str, namespace: str, id: str, bundle: str) -> str:
+    """Where the shim of a bundle listens if one does: as `Zygote.start_shim` places it.
+
+    Raises OSError or ValueError when the bundle's config.json can't be read.
+    """
+    path = place.socket_path(socket_dir or DEFAULT_SOCKET_DIR, address, namespace, place.group(bundle, id))
+    return f"unix://{path}"
+
+
 class Zygote:
     """A zygote process and the way to it; make it with `spawn`, end it with `close`."""
 

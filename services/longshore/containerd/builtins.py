@@ -208,7 +208,7 @@ BUILTINS: Final[tuple[Builtin, ...]] = (
     Builtin(_GRPC, "content", content.build_service, _CONTENT),
     Builtin(_GRPC, "diff", diff.build_service, ("io.containerd.differ.v1",)),
     Builtin(_GRPC, "events", _events, ("io.containerd.event.v1",)),
-    Builtin(_GRPC, "gc", gc.build_service, (gc.TYPE,)),
+    Builtin(_GRPC, "gc", gc.build_service, (gc.TYPE, *_CONTENT)),
     Builtin(_GRPC, "healthcheck", _healthcheck, essential=True),
     Builtin(_GRPC, "images", _images, _METADATA),
     Builtin(_GRPC, "leases", _leases, _METADATA),
@@ -270,6 +270,7 @@ async def build(kit: Kit) -> None:
 
 async def _build_one(builtin: Builtin, kit: Kit) -> tuple[Exports, errors.Error | None]:
     try:
+        _require_parts(builtin, kit)
         result = builtin.build(kit)
         exports = await result if inspect.isawaitable(result) else result
     except Skip as error:
@@ -278,7 +279,21 @@ async def _build_one(builtin: Builtin, kit: Kit) -> tuple[Exports, errors.Error 
     except Exception as error:
         if builtin.essential:
             raise
-        log.error("part failed to start", plugin=f"{builtin.type}.{builtin.id}", exc_info=error)
         code, message = rpc.status_of(error)
+        known = isinstance(error, errors.Error | OSError)
+        log.error(
+            "part failed to start",
+            plugin=f"{builtin.type}.{builtin.id}",
+            error=message,
+            exc_info=None if known else error,
+        )
         return {}, errors.from_code(code, message)
     return exports or {}, None
+
+
+def _require_parts(builtin: Builtin, kit: Kit) -> None:
+    """Raises NotFound unless of each type that the part needs there is one that works."""
+    there = {plugin.type for plugin in kit.plugins if plugin.error is None}
+    for type in builtin.requires:
+        if type not in there:
+            raise errors.NotFound(f"no plugins registered for {type}: plugin: not found")

@@ -65,6 +65,8 @@ def usable(directory: Path, mode: int, flag: str) -> None:
     """Make it if it isn't there. Raises FailedPrecondition, naming the flag, if it can't be or can't be written to."""
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        if os.statvfs(directory).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (FileExistsError, NotADirectoryError):
@@ -79,11 +81,22 @@ def refuse_foreign(directories: Directories) -> None:
     bbolt = directories.root / _BBOLT
     if bbolt.exists():
         raise _foreign(directories.root, bbolt, "is the database of a containerd")
-    if directories.metadata.exists():
+    if _has_data(directories.metadata):
         return
     for place in (directories.root / _CONTENT, *directories.root.glob(_SNAPSHOTS)):
         if found := _first_entry(place):
+            if directories.metadata.exists():
+                raise FailedPrecondition(
+                    f"{directories.metadata} is empty, and {found} is there: the database was lost; put a copy of"
+                    f" it back, or move {directories.root} away, or give another --root"
+                )
             raise _foreign(directories.root, found, "wasn't put there by Longshore")
+
+
+def _has_data(database: Path) -> bool:
+    """In the file, or in SQLite's log beside it, which a daemon that was killed leaves."""
+    files = (database, database.with_name(f"{database.name}-wal"))
+    return any(file.is_dir() or (file.exists() and file.stat().st_size) for file in files)
 
 
 def _first_entry(place: Path) -> Path | None:

@@ -205,7 +205,9 @@ async def _abort(context: Context, error: Exception, method: Callable[..., Any])
     if isinstance(error, grpc.aio.AbortError):
         raise error
     code, message = status_of(error)
-    if not isinstance(error, errors.Error):
+    if code == errors.ResourceExhausted.code and isinstance(error, OSError):
+        log.warning("a call failed", method=method.__qualname__, error=message)
+    elif not isinstance(error, errors.Error):
         log.error("unexpected error in a call", method=method.__qualname__, exc_info=error)
     await context.abort(_STATUS[code], message)
 

@@ -17,6 +17,8 @@ from longshore.containerd.metadata.store import Event, Row, Transaction
 # What is kept: enough for a client that was away over a weekend, and never more than about 100 MB.
 MAX_EVENTS: Final = 100_000
 MAX_AGE_NS: Final = 7 * 24 * 3600 * 1_000_000_000
+# However old they seem: a clock that jumps forward must not take what clients have yet to hear of.
+MIN_EVENTS: Final = 1000
 
 _COLUMNS: Final = "sequence, time, namespace, topic, type_url, value"
 
@@ -44,12 +46,13 @@ def before_time(connection: sqlite3.Connection, time_ns: int) -> int:
 
 
 def prune(transaction: Transaction) -> int:
-    """Drop what is too old or too much, but never the newest row; the number of rows dropped."""
+    """Drop what is too old or too much, but never the newest rows; the number of rows dropped."""
     row = transaction.one("SELECT max(sequence) FROM events")
     newest: int = row[0] if row and row[0] else 0
     dropped = transaction.execute("DELETE FROM events WHERE sequence <= ?", (newest - MAX_EVENTS,))
     return dropped + transaction.execute(
-        "DELETE FROM events WHERE journalled < ? AND sequence < ?", (time.time_ns() - MAX_AGE_NS, newest)
+        "DELETE FROM events WHERE journalled < ? AND sequence <= ?",
+        (time.time_ns() - MAX_AGE_NS, newest - MIN_EVENTS),
     )
 
 

@@ -163,8 +163,10 @@ class Scheduler:
     def _delay(self) -> float:
         """Seconds until the next collection is due."""
         delays = [moment - time.monotonic() for moment in self._due.values()]
-        if "start" not in self._due and (expiry := self._next_expiry(self._judged)) is not None:
-            delays.append((expiry - time.time_ns()) / _NS + 0.001)
+        now = time.time_ns()
+        # A clock that was set back: what ends before the moment last judged has yet to end.
+        if "start" not in self._due and (expiry := self._next_expiry(min(self._judged, now))) is not None:
+            delays.append((expiry - now) / _NS + 0.001)
         return max(min(delays, default=_NAP * 2), 0.0)
 
     async def _collect(self) -> None:

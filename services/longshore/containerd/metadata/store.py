@@ -194,15 +194,18 @@ class _Write:
 class Store:
     """The database at `path`, made or migrated as needed. Used from one event loop.
 
-    Raises errors.FailedPrecondition for a file that isn't ours or is newer than this program.
+    Raises errors.FailedPrecondition for a file that isn't ours, is damaged, or is newer than this program.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._writer_connection = _connect(path)
-        _prepare(self._writer_connection, path)
-        self._reader_connection = _connect(path, read_only=True)
+        try:
+            self._writer_connection = _connect(path)
+            _prepare(self._writer_connection, path)
+            self._reader_connection = _connect(path, read_only=True)
+        except sqlite3.DatabaseError as error:
+            raise _unusable(path, error) from None
         self._reserve = _Reserve(path.with_name(path.name + "-reserve"))
         self._queue: deque[_Write] = deque()
         self._wake = threading.Condition()
@@ -406,6 +409,18 @@ class Store:
                 write.future.set_exception(_meaning(write.error))
             else:
                 write.future.set_result(write.result)
+
+
+def _unusable(path: Path, error: sqlite3.DatabaseError) -> errors.Error:
+    """Why the database can't be opened, and what to do."""
+    if _is_full(error):
+        return errors.ResourceExhausted(f"{path}: no space left on device: resource exhausted")
+    if isinstance(error, sqlite3.OperationalError):
+        return errors.FailedPrecondition(f"{path}: {error}; give another --root: failed precondition")
+    return errors.FailedPrecondition(
+        f"{path} is damaged ({error}): put a copy of it back, or move {path.parent.parent} away,"
+        " or give another --root: failed precondition"
+    )
 
 
 def _meaning(error: BaseException) -> BaseException:

@@ -31,11 +31,17 @@ _LEVELS = {
 
 
 class Bootstrap(NamedTuple):
-    """How to reach a shim. `version` 2 is containerd.task.v2.Task, 3 is containerd.task.v3.Task."""
+    """How to reach a shim. `version` 2 is containerd.task.v2.Task, 3 is containerd.task.v3.Task.
+
+    `journal` is our own: the journal's newest sequence before the shim was
+    there, so that what follows is about this container and no earlier one of
+    its name; -1 when nobody noted it.
+    """
 
     version: int
     address: str
     protocol: str
+    journal: int = -1
 
 
 def parse_answer(output: bytes) -> Bootstrap:
@@ -60,7 +66,12 @@ def parse_json(text: bytes) -> Bootstrap:
     try:
         fields = json.loads(text)
         return _checked(
-            Bootstrap(int(fields["version"]), str(fields["address"]), str(fields.get("protocol") or "ttrpc"))
+            Bootstrap(
+                int(fields["version"]),
+                str(fields["address"]),
+                str(fields.get("protocol") or "ttrpc"),
+                int(fields.get("journal", -1)),
+            )
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidArgument(f"shim bootstrap {text[:200]!r}: {error}: invalid argument") from None

@@ -172,18 +172,19 @@ class Bundle(NamedTuple):
         try:
             return parse_json(_read(self.file(BOOTSTRAP)))
         except FileNotFoundError:
-            address = _read(self.file(LEGACY_ADDRESS)).decode().strip()
+            address = os.fsdecode(_read(self.file(LEGACY_ADDRESS))).strip()
             return Bootstrap(version=2, address=address, protocol="ttrpc")
 
     def write_shim_binary(self, path: str) -> None:
         _write(self.file(SHIM_BINARY), path.encode())
 
     def read_shim_binary(self) -> str:
-        """The recorded shim program, "" when there is none."""
+        """The recorded shim program, "" when there is none: no file, or one that was damaged."""
         try:
-            return _read(self.file(SHIM_BINARY)).decode()
+            path = os.fsdecode(_read(self.file(SHIM_BINARY)))
         except FileNotFoundError:
             return ""
+        return path if os.path.isabs(path) and "\0" not in path else ""
 
     def is_empty(self) -> bool:
         return not os.listdir(self.path)

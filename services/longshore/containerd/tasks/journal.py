@@ -10,7 +10,8 @@ Three ways lead here, and an exit may come by more than one of them:
 So every exit is compared, in the transaction that would insert it, with the
 exits of the same container: the same process with the same pid and time is the
 same exit. What the daemon makes up for a dead shim has a time of its own; there
-the same pid since the bundle was made is enough.
+the same pid since the container was made is enough. "Since" is a place in the
+journal and not a time: clocks are set back.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import structlog
 from google.protobuf.any_pb2 import Any
@@ -28,6 +30,7 @@ from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.api.types.event_pb2 import Envelope
 from longshore.api.typeurls import pack
+from longshore.containerd.events import journal as events
 from longshore.containerd.events.exchange import validate
 from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.tasks.bundle import CONFIG, EVENTS, Bundle
@@ -42,6 +45,16 @@ _LENGTH = struct.Struct(">I")
 _REMEMBERED = 4096  # shims
 
 
+class Life(NamedTuple):
+    """Where a container's events begin: after a sequence, or, if nobody noted that (-1), from a time on."""
+
+    sequence: int
+    time_ns: int
+
+
+_EVER = Life(-1, 0)
+
+
 class Journal:
     """Writes task events; every method returns when they are durable."""
 
@@ -49,6 +62,10 @@ class Journal:
         self._store = store
         # Shim instance -> up to which sequence its stream is durable; the oldest are forgotten.
         self._durable: dict[str, int] = {}
+
+    def head(self) -> int:
+        """The newest sequence."""
+        return self._store.read(events.head)
 
     def has(self, report: ReportRequest) -> bool:
         """Whether a report came over its shim's stream and is durable; False also when we don't remember."""
@@ -90,16 +107,15 @@ class Journal:
             await self._store.write(insert, urgent=True)
 
     async def buried(
-        self, namespace: str, container: str, since_ns: int, exits: Sequence[Exit], delete: TaskDelete
+        self, namespace: str, container: str, since: Life, exits: Sequence[Exit], delete: TaskDelete
     ) -> None:
         """Journal, for a shim that died, the exits and the deletion that it did not report.
 
-        `since_ns` is when the bundle was made: events of earlier containers of
-        the same id don't count.
+        Events of earlier containers of the same id, before `since`, don't count.
         """
 
         def insert(transaction: Transaction) -> None:
-            known = [as_exit(event) for event in _exits(transaction, namespace, container, since_ns)]
+            known = [as_exit(event) for event in _exits(transaction, namespace, container, since)]
             for each in known:
                 if not each.id:
                     delete.exit_status = each.status
@@ -107,7 +123,7 @@ class Journal:
             for each in exits:
                 if not any(each.id == other.id and each.pid in (0, other.pid) for other in known):
                     _publish(transaction, _exit_envelope(namespace, container, each))
-            if not _deleted(transaction, namespace, container, since_ns):
+            if not _deleted(transaction, namespace, container, since):
                 _publish(transaction, _envelope(namespace, DELETE_TOPIC, pack(delete)))
 
         await self._store.write(insert, urgent=True)
@@ -134,14 +150,18 @@ def reports_in(bundle: Bundle) -> list[ReportRequest]:
     return list(_records(data, bundle.id))
 
 
-def life_began(bundle: Bundle) -> int:
-    """When the bundle was made (ns since the epoch)."""
+def life_began(bundle: Bundle) -> Life:
+    """Where the events of a bundle's container begin; a bundle of another daemon's has the time alone."""
+    try:
+        sequence = bundle.read_bootstrap().journal
+    except (OSError, Error):
+        sequence = -1
     for path in (bundle.file(CONFIG), bundle.path):
         try:
-            return os.stat(path).st_mtime_ns
+            return Life(sequence, os.stat(path).st_mtime_ns)
         except OSError:
             continue
-    return 0
+    return Life(sequence, 0)
 
 
 def as_exit(event: TaskExit) -> Exit:
@@ -201,27 +221,34 @@ def _is_known(transaction: Transaction, envelope: Envelope) -> bool:
         return False
     return any(
         (known.id, known.pid, known.exited_at) == (event.id, event.pid, event.exited_at)
-        for known in _exits(transaction, envelope.namespace, event.container_id, 0, event.id)
+        for known in _exits(transaction, envelope.namespace, event.container_id, _EVER, event.id)
     )
 
 
 def _exits(
-    transaction: Transaction, namespace: str, container: str, since_ns: int, process: str | None = None
+    transaction: Transaction, namespace: str, container: str, since: Life, process: str | None = None
 ) -> list[TaskExit]:
+    column, value = _bound(since)
     rows = transaction.query(
-        "SELECT value FROM events WHERE namespace = ? AND container = ? AND topic = ? AND journalled >= ?"
+        f"SELECT value FROM events WHERE namespace = ? AND container = ? AND topic = ? AND {column} >= ?"
         + ("" if process is None else " AND process = ?"),
-        (namespace, container, EXIT_TOPIC, since_ns, *(() if process is None else (process,))),
+        (namespace, container, EXIT_TOPIC, value, *(() if process is None else (process,))),
     )
     return [TaskExit.FromString(value) for (value,) in rows]
 
 
-def _deleted(transaction: Transaction, namespace: str, container: str, since_ns: int) -> bool:
+def _deleted(transaction: Transaction, namespace: str, container: str, since: Life) -> bool:
+    column, value = _bound(since)
     row = transaction.one(
-        "SELECT 1 FROM events WHERE namespace = ? AND container = ? AND topic = ? AND journalled >= ?",
-        (namespace, container, DELETE_TOPIC, since_ns),
+        f"SELECT 1 FROM events WHERE namespace = ? AND container = ? AND topic = ? AND {column} >= ?",
+        (namespace, container, DELETE_TOPIC, value),
     )
     return row is not None
+
+
+def _bound(since: Life) -> tuple[str, int]:
+    """The column that `since` limits, and its least value."""
+    return ("sequence", since.sequence + 1) if since.sequence >= 0 else ("journalled", since.time_ns)
 
 
 def _process(event: TaskExit, container: str) -> str:

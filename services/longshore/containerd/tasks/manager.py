@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import structlog
 from google.protobuf.empty_pb2 import Empty
 
-from longshore.api.errors import AlreadyExists, Error, NotFound, Unavailable
+from longshore.api.errors import AlreadyExists, Error, InvalidArgument, NotFound, Unavailable
 from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.runtime.task.v3.shim_pb2 import (
     CreateTaskRequest,
@@ -38,7 +38,7 @@ from longshore.api.runtime.task.v3.shim_pb2 import (
 )
 from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.containerd.metadata.store import Event, Store
-from longshore.containerd.tasks.bootstrap import Bootstrap
+from longshore.containerd.tasks.bootstrap import NEWEST_VERSION, Bootstrap
 from longshore.containerd.tasks.bundle import Bundle, Directories
 from longshore.containerd.tasks.checkpoints import FOLDER as CHECKPOINT
 from longshore.containerd.tasks.journal import EXIT_TOPIC, Journal, as_exit, life_began, reports_in
@@ -48,7 +48,7 @@ from longshore.containerd.tasks.shim import Shim, Timeouts, exit_response, gone,
 from longshore.containerd.tasks.shimlog import ShimLog
 from longshore.containerd.times import now
 from longshore.ttrpc.aio import Client, Closed
-from longshore.zygote.client import ShimRequest, ShimStarted, WorkerDied, WorkerError
+from longshore.zygote.client import ShimRequest, ShimStarted, WorkerDied, WorkerError, shim_address
 
 log = structlog.get_logger("tasks")
 
@@ -199,7 +199,8 @@ class Manager:
             while True:
                 attempts -= 1
                 try:
-                    bootstrap = await self._launch(bundle, runtime, request)
+                    before = self.journal.head()
+                    bootstrap = (await self._launch(bundle, runtime, request))._replace(journal=before)
                     client, _ = await asyncio.gather(
                         self._dial(bootstrap), asyncio.to_thread(bundle.write_bootstrap, bootstrap)
                     )
@@ -261,7 +262,7 @@ class Manager:
         """Take back a failed Create. What fails here is logged: the client hears of the first error."""
         try:
             if shim is not None and alive:
-                await self._delete_task(shim)
+                await self.delete_task(shim)
                 await self.dismiss(shim)
                 return
             if shim is not None:
@@ -271,7 +272,8 @@ class Manager:
             log.warning("clean-up after a failed create", id=bundle.id, error=error.message)
         await self._remove_bundle(bundle)
 
-    async def _delete_task(self, shim: Shim) -> None:
+    async def delete_task(self, shim: Shim) -> None:
+        """Delete what nobody will ask for any more; `dismiss` follows. What fails is logged."""
         try:
             await shim.call(
                 "Delete", DeleteRequest(id=shim.id), DeleteResponse, timeout=self.timeouts.cleanup
@@ -279,7 +281,7 @@ class Manager:
         except NotFound:
             pass
         except Error as error:
-            log.warning("delete after a failed create", id=shim.id, error=error.message)
+            log.warning("task not deleted", id=shim.id, error=error.message)
 
     # -- going --
 
@@ -395,6 +397,17 @@ class Manager:
         await self._remove_bundle(bundle)
 
     # -- boot --
+
+    def expected(self, bundle: Bundle) -> Bootstrap:
+        """How a shim of ours is reached whose bundle lacks the word on it. Raises InvalidArgument."""
+        settings = self.settings
+        try:
+            address = shim_address(
+                settings.socket_dir, settings.grpc_address, bundle.namespace, bundle.id, bundle.path
+            )
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"{bundle.path}: {error}: invalid argument") from None
+        return Bootstrap(NEWEST_VERSION, address, "ttrpc")
 
     def loading(self, bundle: Bundle, ledger: Ledger) -> Callable[[Shim | None], None]:
         """Take the name of a bundle found at boot; call the result with its shim, or None if there is none."""

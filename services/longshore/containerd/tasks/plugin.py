@@ -91,6 +91,8 @@ def build(kit: Kit) -> None:
         recovery = asyncio.create_task(Recovery(manager, records.runtime_name).run())
         kit.stack.callback(recovery.cancel)
 
+    if not given.get("socket_dir"):
+        kit.stack.callback(_remove_unused, settings.socket_dir)
     kit.stack.push_async_callback(manager.close)
     kit.before_serving.append(start)
     kit.on_stop += [manager.stop_waiting, exits.stop]
@@ -118,12 +120,12 @@ class Records:
             raise NotFound(f'container "{id}" in namespace "{namespace}": not found')
         return Container.FromString(row[0])
 
-    def runtime_name(self, namespace: str, id: str) -> str:
-        """The runtime of a container, "" if there is no such container."""
+    def runtime_name(self, namespace: str, id: str) -> str | None:
+        """The runtime of a container, None if there is no such container."""
         try:
             return self.container(namespace, id).runtime.name
         except NotFound:
-            return ""
+            return None
 
 
 def socket_directory(state: str, configured: str) -> str:
@@ -154,6 +156,14 @@ def _runtimes(given: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(table, Mapping) or not all(os.path.isabs(str(path)) for path in table.values()):
         raise InvalidArgument("runtimes must be a table of absolute paths: invalid argument")
     return {str(name): str(path) for name, path in table.items()}
+
+
+def _remove_unused(folder: str) -> None:
+    """The shims' place, unless one still listens there."""
+    with suppress(OSError):
+        if os.listdir(folder) == ["lock"]:
+            os.unlink(os.path.join(folder, "lock"))
+        os.rmdir(folder)
 
 
 def _unlink(path: str) -> None:

@@ -16,7 +16,9 @@ and calls for its task wait for just that (`Manager.get`):
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -25,11 +27,12 @@ from longshore.api.runtime.task.v3.shim_pb2 import PidsRequest, PidsResponse, St
 from longshore.api.types.runc.options.oci_pb2 import ProcessDetails
 from longshore.api.types.task.task_pb2 import STOPPED
 from longshore.api.typeurls import type_name
+from longshore.containerd.tasks.bootstrap import Bootstrap
 from longshore.containerd.tasks.bundle import Bundle
 from longshore.containerd.tasks.journal import reports_in
 from longshore.containerd.tasks.ledger import Exit, Ledger
 from longshore.containerd.tasks.manager import Manager
-from longshore.containerd.tasks.runtimes import Runtime
+from longshore.containerd.tasks.runtimes import DEFAULT, Runtime
 from longshore.containerd.tasks.shim import Shim
 from longshore.containerd.tasks.shimlog import ShimLog
 from longshore.ttrpc.aio import Client, Closed
@@ -39,8 +42,10 @@ log = structlog.get_logger("tasks")
 # As many shims are asked at a time: enough to make the slow ones not matter.
 PARALLEL = 32
 
-RuntimeName = Callable[[str, str], str]
-"""(namespace, container id) -> the container's runtime name, "" if there is no such container."""
+OUR_OWN_LACK = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+RuntimeName = Callable[[str, str], str | None]
+"""(namespace, container id) -> the container's runtime name, "" if it has none; None without such a container."""
 
 
 class Recovery:
@@ -85,11 +90,19 @@ class Recovery:
             log.info("cleaning up shim without a task", namespace=bundle.namespace, id=bundle.id)
             await self._manager.dismiss(shim)
             return None
+        if shim.ledger.exit_of("") is not None and self._runtime_name(bundle.namespace, bundle.id) is None:
+            # No call gets past the missing record: nobody could ever delete it.
+            log.info(
+                "cleaning up an ended task without a container", namespace=bundle.namespace, id=bundle.id
+            )
+            await self._manager.delete_task(shim)
+            await self._manager.dismiss(shim)
+            return None
         return shim
 
     def _runtime(self, bundle: Bundle) -> Runtime:
         name = self._runtime_name(bundle.namespace, bundle.id)
-        return self._manager.runtimes.recorded(bundle.read_shim_binary(), name)
+        return self._manager.runtimes.recorded(bundle.read_shim_binary(), name or DEFAULT)
 
     # -- is it alive? --
 
@@ -97,9 +110,11 @@ class Recovery:
         """The live shim of a bundle, None if it is dead."""
         timeout = self._manager.timeouts.load
         try:
-            bootstrap = bundle.read_bootstrap()
+            bootstrap = self._bootstrap(bundle, runtime)
             client = await Client.connect(bootstrap.address, timeout=timeout)
         except (OSError, Error) as error:
+            if isinstance(error, OSError) and error.errno in OUR_OWN_LACK:
+                raise  # it may well be alive: the next daemon will see
             log.debug("shim not reached", namespace=bundle.namespace, id=bundle.id, error=str(error))
             return None
         shim = Shim(bundle, runtime, bootstrap, client, ledger, ShimLog(bundle))
@@ -111,6 +126,19 @@ class Recovery:
             shim.hang_up()
             return None
         return shim
+
+    def _bootstrap(self, bundle: Bundle, runtime: Runtime) -> Bootstrap:
+        """How to reach the shim; one of ours is where it must be, should its file be lost. Raises OSError, Error."""
+        try:
+            return bundle.read_bootstrap()
+        except (OSError, Error) as error:
+            if not runtime.builtin:
+                raise
+            log.warning("no word on the shim", namespace=bundle.namespace, id=bundle.id, error=str(error))
+            expected = self._manager.expected(bundle)
+            with suppress(OSError):
+                bundle.write_bootstrap(expected)
+            return expected
 
     async def _note_recorded(self, bundle: Bundle, ledger: Ledger) -> None:
         """What ran under a dead shim, as its pid files tell."""

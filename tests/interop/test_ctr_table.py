@@ -83,3 +83,11 @@ def test_no_command_is_left_out() -> None:
     assert set(ctrtable.our_commands()) - rows["ours"] - ctrtable.ELSEWHERE.keys() == set()
     left = set(ctrtable.debians_commands()) - rows["debian's"] - ctrtable.ELSEWHERE.keys()
     assert {name for name in left if name.split()[0] not in ctrtable.ELSEWHERE} == set()
+
+
+def test_no_flag_is_left_out() -> None:
+    """What Debian's ctr takes ours takes; what isn't built refuses in words of its own."""
+    common = set(ctrtable.debians_commands()) & set(ctrtable.our_commands())
+    assert len(common) > 60
+    missing = {name: ctrtable.debians_flags(name) - ctrtable.our_flags(name) for name in common}
+    assert {name: flags for name, flags in missing.items() if flags} == {}

@@ -133,9 +133,9 @@ ROWS = (
 # What no row can run, and where it is tested or why it isn't there.
 ELSEWHERE = {
     "events": "test_events, beside: it doesn't end",
-    "containers checkpoint": "not built",
-    "containers restore": "not built",
-    "tasks checkpoint": "not built",
+    "containers checkpoint": "test_interop_checkpoints.py: it takes a criu",
+    "containers restore": "the same file",
+    "tasks checkpoint": "the same file",
     "install": "not built",
     "pprof": "not built",
     "shim": "not built",
@@ -195,6 +195,34 @@ def debians_commands() -> Iterator[str]:
     yield from walk([])
 
 
+def debians_flags(command: str) -> set[str]:
+    """The flags of a command of Debian's ctr, from its help."""
+    text = subprocess.run(
+        [goparts.path("ctr"), *command.split(), "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    listing = text.rpartition("OPTIONS:\n")[2] if "OPTIONS:\n" in text else ""
+    found = {
+        flag for line in listing.splitlines() for flag in re.findall(r"(?:^   |, )(--?[\w-]+)", line[:60])
+    }
+    return found - {"--help", "-h"}
+
+
+def our_flags(command: str) -> set[str]:
+    """Those of a command of ours, also the hidden ones, which say that they aren't built."""
+    import click
+
+    from longshore.ctr.main import cli
+
+    found: click.Command = cli
+    for word in command.split():
+        assert isinstance(found, click.Group)
+        below = found.get_command(click.Context(found), word)
+        assert below is not None, command
+        found = below
+    options = [option for option in found.params if isinstance(option, click.Option)]
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
 class Session:
     """The rows, run in order by one ctr on one daemon. `call` runs words and answers the finished process."""
 
@@ -251,11 +279,10 @@ def main() -> None:
     only = {named(row): row.on for row in ROWS if len(row.on) == 1}
     print("| command | ours on ours | ours on Debian's | Debian's on ours |\n|---|---|---|---|")
     for name in sorted({*our_commands(), *theirs}):
-        ours = name in by[OURS] or name == "events"
+        elsewhere = ELSEWHERE.get(name, "not built") != "not built"
+        ours = name in by[OURS] or elsewhere
         real = "not in 1.6" if only.get(name) == ("longshore",) else "yes" if ours else "-"
-        debians = (
-            "yes" if name in by[DEBIANS] or name == "events" else "not in 1.6" if name not in theirs else "-"
-        )
+        debians = "not in 1.6" if name not in theirs else "yes" if name in by[DEBIANS] or elsewhere else "-"
         print(f"| {name} | {'yes' if ours else '-'} | {real} | {debians} |")
 
 

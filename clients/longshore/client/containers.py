@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from longshore.client.client import AsyncClient
+    from longshore.client.images import Image
     from longshore.client.tasks import Task
     from longshore.client.users import User
 
@@ -55,10 +56,24 @@ class Container:
         return found
 
     async def create_task(
-        self, *, io: IO | None = None, options: Message | None = None, runtime_path: str = ""
+        self,
+        *,
+        io: IO | None = None,
+        options: Message | None = None,
+        runtime_path: str = "",
+        checkpoint: str = "",
     ) -> Task:
-        """Make its init process on its snapshot's mounts; `start` runs it."""
+        """Make its init process on its snapshot's mounts; `start` runs it.
+
+        `checkpoint` names a checkpoint with a task, which goes on where it was
+        when it starts. Raises NotFound when that has none.
+        """
         mounts = []
+        saved = None
+        if checkpoint:
+            from longshore.client.checkpoints import Saved
+
+            saved = (await Saved.load(self._client, checkpoint)).criu()
         if self.record.snapshot_key:
             mounts = await self._client.snapshots(self.record.snapshotter).mounts(self.record.snapshot_key)
         return await self._client.tasks.create(
@@ -67,7 +82,22 @@ class Container:
             rootfs=mounts,
             options=typeurls.pack(options) if options is not None else None,
             runtime_path=runtime_path,
+            checkpoint=saved,
         )
+
+    async def checkpoint(
+        self, name: str, *, image: bool = False, rw: bool = False, task: bool = False
+    ) -> Image:
+        """Save it as an image called `name`; `Containers.restore` makes a container of that.
+
+        `rw`: with what it has written; `task`: with what runs in it, by criu;
+        `image`: with the image it was made from, for a restore where that
+        isn't known. What runs is paused meanwhile. Raises AlreadyExists (the
+        name), NotFound, FailedPrecondition.
+        """
+        from longshore.client.checkpoints import checkpoint_container
+
+        return await checkpoint_container(self._client, self.record, name, image=image, rw=rw, task=task)
 
     async def task(self) -> Task:
         """The task it has. Raises NotFound."""
@@ -161,6 +191,25 @@ class Containers:
                     if not spec["process"]["args"]:
                         raise InvalidArgument("no command to run: invalid argument")
                 record.spec.CopyFrom(AnyMessage(type_url=typeurls.SPEC, value=specs.encode(spec)))
+                request = pb.CreateContainerRequest(container=record)
+                answer = await client.connection.call(self.stub.Create, request)
+            except BaseException:
+                await _drop_snapshot(client, record)
+                raise
+        return Container(self._client, answer.container)
+
+    async def restore(self, id: str, checkpoint: str, *, rw: bool = False) -> Container:
+        """A container like the one that `Container.checkpoint` saved.
+
+        With `rw` it has what that one had written. A task that was saved goes
+        on with ``create_task(checkpoint=...)``. Raises NotFound when the
+        checkpoint, or a part that is needed, isn't here, AlreadyExists.
+        """
+        from longshore.client.checkpoints import restored_record
+
+        async with self._client.leased() as client:
+            record = await restored_record(client, id, checkpoint, rw=rw)
+            try:
                 request = pb.CreateContainerRequest(container=record)
                 answer = await client.connection.call(self.stub.Create, request)
             except BaseException:

@@ -62,7 +62,11 @@ class Image:
         """The manifest of the platform. Raises NotFound when the image has none for it."""
         document = await self.document(self.target)
         while "manifests" in document:
-            entries = [e for e in document["manifests"] if oci.matches(self.platform, e.get("platform"))]
+            entries = [
+                entry
+                for entry in oci.manifests(document)
+                if oci.matches(self.platform, entry.get("platform"))
+            ]
             if not entries:
                 raise NotFound(f"manifest of {self.name} for {self.platform}: not found")
             document = await self.document(oci.descriptor(entries[0]))
@@ -91,7 +95,8 @@ class Image:
         """The platforms whose configuration is here."""
         found: list[str] = []
         document = await self.document(self.target)
-        for entry in document.get("manifests", [{"mediaType": self.target.media_type}]):
+        entries = oci.manifests(document) if "manifests" in document else [{}]
+        for entry in entries:
             try:
                 manifest = await self.document(oci.descriptor(entry)) if "digest" in entry else document
                 if "config" not in manifest:

@@ -87,6 +87,12 @@ def children(document: Mapping[str, Any]) -> list[Descriptor]:
     return [descriptor(entry) for entry in [*config, *(document.get("layers") or [])]]
 
 
+def manifests(index: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The entries of an index that are manifests or indexes; that of a checkpoint has others, too."""
+    known = {"", *INDEXES, *MANIFESTS}
+    return [entry for entry in index["manifests"] or [] if entry.get("mediaType", "") in known]
+
+
 def is_foreign(blob: Descriptor) -> bool:
     """Whether it is a layer whose makers don't want it distributed."""
     return "nondistributable" in blob.media_type or "foreign" in blob.media_type

@@ -43,6 +43,30 @@ class Writer(Face[streams.Writer]):
     close = blocking(streams.Writer.close)
 
 
+class Image(Face[images.Image]):
+    manifest = blocking(images.Image.manifest)
+    config = blocking(images.Image.config)
+    chain_id = blocking(images.Image.chain_id)
+    size = blocking(images.Image.size)
+    platforms = blocking(images.Image.platforms)
+    layers = blocking(images.Image.layers)
+    is_unpacked = blocking(images.Image.is_unpacked)
+    unpack = blocking(images.Image.unpack)
+    delete = blocking(images.Image.delete)
+
+    @property
+    def record(self) -> images.Record:
+        return self._inner.record
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self._inner.labels
+
+
 P = TypeVar("P", bound=task_nouns.Process, covariant=True)
 
 
@@ -107,10 +131,13 @@ class Task(ProcessFace[task_nouns.Task]):
     pids = blocking(task_nouns.Task.pids)
     update = blocking(task_nouns.Task.update)
     metrics = blocking(task_nouns.Task.metrics)
+    checkpoint = making(task_nouns.Task.checkpoint, Image)
+    dump = blocking(task_nouns.Task.dump)
 
 
 class Container(Face[containers.Container]):
     create_task = making(containers.Container.create_task, Task)
+    checkpoint = making(containers.Container.checkpoint, Image)
     task = making(containers.Container.task, Task)
     label = blocking(containers.Container.label)
     delete = blocking(containers.Container.delete)
@@ -132,34 +159,11 @@ class Container(Face[containers.Container]):
         return self._inner.spec
 
 
-class Image(Face[images.Image]):
-    manifest = blocking(images.Image.manifest)
-    config = blocking(images.Image.config)
-    chain_id = blocking(images.Image.chain_id)
-    size = blocking(images.Image.size)
-    platforms = blocking(images.Image.platforms)
-    layers = blocking(images.Image.layers)
-    is_unpacked = blocking(images.Image.is_unpacked)
-    unpack = blocking(images.Image.unpack)
-    delete = blocking(images.Image.delete)
-
-    @property
-    def record(self) -> images.Record:
-        return self._inner.record
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        return self._inner.labels
-
-
 class Containers(Face[containers.Containers]):
     get = making(containers.Containers.get, Container)
     create = making(containers.Containers.create, Container)
     list = listing(containers.Containers.list, Container)
+    restore = making(containers.Containers.restore, Container)
     temporary = managing(containers.Containers.temporary, Container)
 
 
@@ -167,6 +171,7 @@ class Tasks(Face[task_nouns.Tasks]):
     create = making(task_nouns.Tasks.create, Task)
     get = making(task_nouns.Tasks.get, Task)
     exec_process = making(task_nouns.Tasks.exec_process, Process)
+    checkpoint = blocking(task_nouns.Tasks.checkpoint)
     metrics = blocking(task_nouns.Tasks.metrics)
     list = blocking(task_nouns.Tasks.list)
 

@@ -20,6 +20,7 @@ from longshore.api import typeurls
 from longshore.api.errors import Error, FailedPrecondition, NotFound
 from longshore.api.services.tasks.v1 import tasks_pb2 as pb
 from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksStub
+from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.metrics_pb2 import Metric
 from longshore.api.types.mount_pb2 import Mount
 from longshore.api.types.task import task_pb2 as task
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions
     from longshore.client.client import AsyncClient
+    from longshore.client.images import Image
 
 SIGKILL = 9
 SIGTERM = 15
@@ -284,6 +287,27 @@ class Task(Process):
     async def resume(self) -> None:
         await self._tasks.call(self._tasks.stub.Resume, pb.ResumeTaskRequest(container_id=self.container))
 
+    async def checkpoint(self, name: str = "", *, exit: bool = False, work: str = "") -> Image:
+        """Save it with its container's writable layer and image, as an image; with `exit` it ends with that.
+
+        Without `name` it is called by container and time. What runs is paused
+        meanwhile; criu's logs go to `work`, a folder of the daemon's host.
+        Raises AlreadyExists (the name), FailedPrecondition.
+        """
+        from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions
+        from longshore.client.checkpoints import checkpoint_task
+
+        options = CheckpointOptions(exit=exit, work_path=work)
+        return await checkpoint_task(self._tasks.client, self.container, name, options)
+
+    async def dump(self, folder: str, *, exit: bool = False, work: str = "") -> None:
+        """Have criu's images written to a folder of the daemon's host, and nothing else saved."""
+        from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions
+        from longshore.client.checkpoints import dump
+
+        options = CheckpointOptions(exit=exit, image_path=folder, work_path=work)
+        await dump(self._tasks.client, self.container, options)
+
     async def pids(self) -> list[ProcessInfo]:
         """Every process in the container, by the host's pids."""
         request = pb.ListPidsRequest(container_id=self.container)
@@ -341,11 +365,12 @@ class Tasks:
         rootfs: Sequence[Mount] = (),
         options: AnyMessage | None = None,
         runtime_path: str = "",
+        checkpoint: Descriptor | None = None,
     ) -> Task:
         """Make a container's init process, ready to `start`. Raises AlreadyExists, NotFound.
 
-        `rootfs` are the mounts of its snapshot; `Container.create_task` fills
-        them in.
+        `rootfs` are the mounts of its snapshot, `checkpoint` a stored one of
+        its processes; `Container.create_task` fills them in.
         """
         paths, streams = open_streams(io if io is not None else Null(), self.client.fifo_dir, container)
         request = pb.CreateTaskRequest(
@@ -357,6 +382,7 @@ class Tasks:
             terminal=paths.terminal,
             options=options,
             runtime_path=runtime_path,
+            checkpoint=checkpoint,
         )
         try:
             answer = await self.call(self.stub.Create, request)
@@ -389,6 +415,14 @@ class Tasks:
         found = Process(self, container, exec_id)
         found.pid = (await found.state()).pid
         return found
+
+    async def checkpoint(self, container: str, options: CheckpointOptions) -> Sequence[Descriptor]:
+        """Have a task written to disk: to the folder of the options, else to the content store.
+
+        Answers the stored blobs: criu's images and the container's specification.
+        """
+        request = pb.CheckpointTaskRequest(container_id=container, options=typeurls.pack(options))
+        return list((await self.call(self.stub.Checkpoint, request)).descriptors)
 
     async def metrics(self, filters: Sequence[str] = ()) -> list[Metric]:
         """Counters of tasks; filters know `id` and `namespace`."""

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from longshore.client.containers import Container
 
 
-UNBUILT = {"checkpoint": "no checkpoints yet", "restore": "no checkpoints yet"}
-
-
-@click.group("containers", cls=Verbs, aliases={**LIST, **REMOVE}, unbuilt=UNBUILT)
+@click.group("containers", cls=Verbs, aliases={**LIST, **REMOVE})
 def containers() -> None:
     """Manage containers: the records of what could run."""
 
@@ -125,5 +122,41 @@ async def create(client: AsyncClient, /, words: tuple[str, ...], **values: Any) 
     await create_container(client, Wishes(values), words)
 
 
-for verb in (list_, info, delete, label, create):
+@command(
+    click.option("--rw", is_flag=True, help="With what the container has written."),
+    click.option("--image", is_flag=True, help="With the image that it was made from."),
+    click.option("--task", is_flag=True, help="With what runs in it, by criu."),
+    click.argument("id"),
+    click.argument("ref"),
+    name="checkpoint",
+)
+async def checkpoint(client: AsyncClient, rw: bool, image: bool, task: bool, id: str, ref: str) -> None:
+    """Save a container as the image REF; what runs is paused meanwhile."""
+    await (await client.containers.get(id)).checkpoint(ref, rw=rw, image=image, task=task)
+
+
+@command(
+    click.option("--rw", is_flag=True, help="With what the container had written."),
+    click.option("--live", is_flag=True, help="Go on with what ran in it, by criu."),
+    click.argument("id"),
+    click.argument("ref"),
+    name="restore",
+)
+async def restore(client: AsyncClient, rw: bool, live: bool, id: str, ref: str) -> int:
+    """Make a container of a checkpoint, and run it; the exit status is its own."""
+    from longshore.ctr.run import chosen_io, see_through
+
+    container = await client.containers.restore(id, ref, rw=rw)
+    terminal = bool(container.spec["process"].get("terminal"))
+    io = chosen_io(tty=terminal, null_io=False, log_uri="")
+    try:
+        task = await container.create_task(io=io, checkpoint=ref if live else "")
+    except BaseException:
+        await container.delete()
+        raise
+    wishes = Wishes({"pid_file": "", "detach": False, "tty": terminal})
+    return await see_through(container, task, wishes, remove=False)
+
+
+for verb in (list_, info, delete, label, create, checkpoint, restore):
     containers.add_command(verb)

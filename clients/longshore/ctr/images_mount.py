@@ -22,8 +22,23 @@ snapshotter_option = click.option(
     "--snapshotter", envvar="CONTAINERD_SNAPSHOTTER", default=defaults.SNAPSHOTTER, show_default=True
 )
 
+# The original takes the flags of its registry commands here, too, and does nothing with them.
+unused = (
+    click.option("-k", "--skip-verify", is_flag=True, hidden=True, expose_value=False),
+    *(
+        click.option(name, is_flag=True, hidden=True, expose_value=False)
+        for name in ("--plain-http", "--http-dump", "--http-trace")
+    ),
+    click.option("-u", "--user", hidden=True, expose_value=False),
+    *(
+        click.option(name, hidden=True, expose_value=False)
+        for name in ("--refresh", "--hosts-dir", "--tlscacert", "--tlscert", "--tlskey", "--label")
+    ),
+)
+
 
 @command(
+    *unused,
     click.option("--rw", "writable", is_flag=True, help="Let it be written to."),
     click.option("--platform", default="", help="Another platform than the host's."),
     click.option("--expiration", default="24h", show_default=True, help="How long the snapshot is kept."),
@@ -66,6 +81,7 @@ async def mount(
 
 
 @command(
+    *unused,
     click.option("--rm", "remove", is_flag=True, help="Remove the snapshot, too."),
     snapshotter_option,
     click.argument("target"),

@@ -29,8 +29,8 @@ NOUNS = {
 
 UNBUILT = {
     "install": "`images mount NAME DIR` shows an image's files",
-    "pprof": "`kill -USR1` makes the daemon log what it is doing",
-    "sandboxes": "no sandboxes yet",
+    "pprof": "profiles are of Go programs; `kill -USR1` makes the daemon log what it is doing",
+    "sandboxes": "the daemon has them (Controller and Store, see its README), ctr doesn't show them",
     "shim": "`tasks` does all that a shim can be asked",
 }
 

@@ -221,17 +221,18 @@ async def diff(
 
 @command(
     click.option("--sync-fs", is_flag=True, hidden=True),
+    click.option("--snapshotter", default="", help="The same as before the verb."),
     click.argument("digest"),
     name="unpack",
 )
-async def unpack(client: AsyncClient, sync_fs: bool, digest: str) -> None:
+async def unpack(client: AsyncClient, sync_fs: bool, snapshotter: str, digest: str) -> None:
     """Make snapshots of the layers of the images whose manifest or index has this digest."""
     found = await client.images.list([f"target.digest=={digest}"])
     if not found:
         raise NotFound(f"image with the digest {digest}: not found")
     for image in found:
         click.echo(f"unpacking {image.name} ({digest})...", nl=False)
-        await image.unpack(chosen(client).snapshotter)
+        await image.unpack(snapshotter or chosen(client).snapshotter)
         click.echo("done")
 
 

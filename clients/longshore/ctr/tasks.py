@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal as signals
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,7 +29,6 @@ STOP_SIGNAL_LABEL = "io.containerd.image.config.stop-signal"
     "tasks",
     cls=Verbs,
     aliases={**LIST, **REMOVE, "metric": "metrics"},
-    unbuilt={"checkpoint": "no checkpoints yet"},
 )
 def tasks() -> None:
     """Manage tasks: the containers that run."""
@@ -212,6 +212,29 @@ async def resume(client: AsyncClient, id: str) -> None:
     await (await client.tasks.get(id)).resume()
 
 
+def absolute(context: click.Context, parameter: click.Parameter, path: str) -> str:
+    """The daemon doesn't know where we are."""
+    return os.path.abspath(path) if path else ""
+
+
+@command(
+    click.option("--exit", is_flag=True, help="Stop the container with it."),
+    click.option(
+        "--image-path", default="", help="A folder for criu's images; by default they become an image."
+    ),
+    click.option("--work-path", callback=absolute, default="", help="A folder for criu's logs."),
+    click.argument("id"),
+    name="checkpoint",
+)
+async def checkpoint(client: AsyncClient, exit: bool, image_path: str, work_path: str, id: str) -> None:
+    """Save a running container, by criu, as an image; its name is printed."""
+    task = await client.tasks.get(id)
+    if image_path:
+        await task.dump(image_path, exit=exit, work=work_path)
+    else:
+        click.echo((await task.checkpoint(exit=exit, work=work_path)).name)
+
+
 def flatten(fields: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """``memory.usage.usage  12``: a line for each number, by its path."""
     if isinstance(fields, dict):
@@ -264,5 +287,5 @@ async def metrics(client: AsyncClient, id: str, form: str) -> None:
     tables.show(("METRIC", "VALUE"), metric_rows(message), padding=4)
 
 
-for verb in (list_, start, exec_, attach, kill, delete, ps, pause, resume, metrics):
+for verb in (list_, start, exec_, attach, kill, delete, ps, pause, resume, metrics, checkpoint):
     tasks.add_command(verb)

@@ -1,7 +1,8 @@
 # make run     the main job: bring the stack up, run one container, leave nothing (needs root)
 # make test    everything: style, units, integration, interop with the Go parts
 # make soak    the same with the full counts: hundreds of kills, storms, fuzzing
-# make bench   side by side with the Go parts
+# make bench   side by side with the Go parts (BENCH_ARGS=--quick: three minutes, shows that it works)
+# make bench-readme  the figures of .cache/bench/latest.json, and of a second run, into README.md
 # make lint    style only
 # make test-images  what docker-compose.test.yml builds its images from
 # make protos  compile the .proto files
@@ -14,7 +15,7 @@ PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/pytest
 WORKERS ?= 2
 
-.PHONY: run test soak bench lint format protos test-images venv clean
+.PHONY: run test soak bench bench-readme lint format protos test-images venv clean
 
 run: venv
 	$(BIN)/longshore demo
@@ -26,9 +27,18 @@ test: venv
 soak: venv
 	LONGSHORE_SOAK=1 $(PYTEST) -m 'not style' --timeout 7200 $(PYTEST_ARGS)
 
+BENCH := .cache/bench
+WITH_MATPLOTLIB = @$(BIN)/python -c 'import matplotlib' 2>/dev/null \
+	|| $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+
 bench: venv
-	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(WITH_MATPLOTLIB)
 	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-readme: venv
+	$(WITH_MATPLOTLIB)
+	PYTHONPATH=tests $(BIN)/python -m bench --publish $(BENCH)/latest.json \
+		$(if $(wildcard $(BENCH)/second.json),--second-run $(BENCH)/second.json)
 
 lint: venv
 	$(PYTEST) -q tests/unit/test_style.py

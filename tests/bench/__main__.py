@@ -1,11 +1,11 @@
-"""``make bench``: ours and Debian's containerd side by side, in the same run.
+"""``make bench``: ours and the Go parts side by side, in the same run.
 
-    python -m bench [--quick] [--rounds N] [--per-round N] [--containers N] [--content MIB] [--only SCENARIO] ...
+    python -m bench [--quick] [--only SCENARIO ...] [--rounds N] [--second-run FILE] [--output FILE]
+    python -m bench --publish RUN [--second-run FILE]
 
-Both daemons run at the same time on one private host (mounts, network, pids of
-its own, /run on a tmpfs as on a real machine) and take turns: a round for one,
-a round for the other, the order changing, so that a busy neighbour hits both.
-Reported are p50 and p99 of each, and the ratios ours/Go: less is better.
+Both daemons run at the same time on one private host (`bench.private`) and take
+turns, so that a busy neighbour hits both. The first form measures; the second
+writes a run's tables into the README and its charts to docs/bench.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,17 @@ from bench import (
     charts,
     cold,
     content,
-    ctr_commands,
+    ctr_run,
     daemons,
     dockers,
     execs,
     lifecycle,
-    memory,
+    machine,
+    private,
+    publish,
     pull,
     records,
     report,
-    run_command,
     runtimes,
     snapshots,
     starts,
@@ -42,12 +42,11 @@ from bench import (
 from support import goparts
 
 SCENARIOS = {
+    "run": ctr_run.measure,
     "lifecycle": lifecycle.measure,
-    "run": run_command.measure,
-    "ctr": ctr_commands.measure,
     "exec": execs.measure,
-    "runc": runtimes.measure,
     "starts": starts.measure,
+    "runtimes": runtimes.measure,
     "calls": calls.measure,
     "snapshots": snapshots.measure,
     "content": content.measure,
@@ -55,91 +54,98 @@ SCENARIOS = {
     "cold": cold.measure,
     "records": records.measure,
     "docker": dockers.measure,
-    "memory": memory.measure,
+    "shims": starts.shims,
 }
-INSIDE = "LONGSHORE_BENCH_INSIDE"
-NEEDED = ("containerd", "ctr", "containerd-shim-runc-v2", "runc", "busybox")
+BY_NAME_ONLY = ("shims",)  # takes as long as half of the others together
+NEEDED = ("containerd", "ctr", "containerd-shim-runc-v2", "runc", "crun", "busybox", "docker-registry")
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description="ours and the Go parts side by side")
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each daemon")
-    parser.add_argument("--per-round", type=int, default=5, help="measurements in a turn")
-    parser.add_argument("--containers", type=int, default=100, help="containers of the memory scenario")
-    parser.add_argument("--content", type=int, default=1024, help="MiB that are written, read and printed")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything: shows that it works")
-    parser.add_argument("--execs", type=int, default=10, help="execs in each of them")
-    parser.add_argument("--only", choices=sorted(SCENARIOS), action="append", help="leave the others out")
+    parser.add_argument(
+        "--only", choices=sorted(SCENARIOS), action="append", help="this one (repeatable); shims runs only so"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each side; of long work a third")
+    parser.add_argument("--per-round", type=int, default=5, help="pieces of work in a turn")
+    parser.add_argument("--containers", type=int, default=100, help="of the scenario `starts`")
+    parser.add_argument("--content", type=int, default=1024, help="MiB that are written, read and printed")
+    parser.add_argument(
+        "--second-run", type=Path, metavar="FILE", help="another run's JSON: its ratios beside these"
+    )
+    parser.add_argument(
+        "--publish", type=Path, metavar="FILE", help="measure nothing: this run, into the README"
+    )
     parser.add_argument("--output", type=Path, default=goparts.PROJECT / ".cache/bench/latest.json")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.per_round, options.containers, options.content = 2, 2, 10, 64
+    options.few = max(2, options.rounds // 3)  # rounds of what takes seconds
+    options.repeats = max(3, options.per_round)
+    options.say = say
     return options
 
 
-def enter_private_host() -> None:
-    """Run again as the second process of a private host; it ends with us, and all that is in it with it."""
-    setup = 'mount -t tmpfs -o mode=755 tmpfs /run && ip link set lo up && exec "$0" "$@"'
-    os.environ[INSIDE] = "1"
-    os.execvp(
-        "unshare",
-        [
-            *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *("--propagation", "private", "sh", "-c", setup),
-            *(sys.executable, "-m", "bench", *sys.argv[1:]),
-        ],
-    )
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def main() -> int:
-    options = parse()
+def main(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    second = json.loads(options.second_run.read_text()) if options.second_run else None
+    if options.publish:
+        publish.write(json.loads(options.publish.read_text()), second, goparts.PROJECT)
+        return 0
     if os.geteuid() != 0:
-        print("bench: needs root, as both daemons do (try: sudo make bench)", file=sys.stderr)
+        say("needs root, as both daemons do (try: sudo make bench)")
         return 1
+    if private.INSIDE in os.environ:
+        write(measure(options), second, options)
+        return 0
     try:
         for part in NEEDED:
             goparts.path(part)
     except goparts.Missing as error:
-        print(f"bench: nothing to compare with: {error}", file=sys.stderr)
+        say(f"nothing to compare with: {error}")
         return 1
-    if INSIDE not in os.environ:
-        enter_private_host()
-    results: dict[str, Any] = {}
+    return private.run_inside(arguments)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """The run's document."""
+    described, results, seconds = machine.describe(), {}, {}
     with daemons.pair() as pair:
-        for name in options.only or SCENARIOS:
-            print(f"bench: {name} ...", file=sys.stderr)
+        for name in options.only or [name for name in SCENARIOS if name not in BY_NAME_ONLY]:
+            say(f"{name} ...")
             started = time.perf_counter()
             results[name] = SCENARIOS[name](pair, options)
-            print(f"bench: {name} took {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    document = {
-        "machine": machine(),
-        "options": {k: str(v) for k, v in vars(options).items()},
-        "results": results,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(document, indent=2))
-    options.output.with_suffix(".md").write_text(report.markdown(document))
-    charts.draw(results, options.output.parent)
-    report.show(results)
-    print(f"written to {options.output}", file=sys.stderr)
-    return 0
-
-
-def version(part: str) -> str:
-    """The first line of what a Go part says of itself."""
-    answer = subprocess.run([goparts.path(part), "--version"], capture_output=True, text=True, check=True)
-    return answer.stdout.splitlines()[0]
-
-
-def machine() -> dict[str, Any]:
+            seconds[name] = round(time.perf_counter() - started)
+            say(f"{name} took {seconds[name]} s")
+    described["load_after"] = os.getloadavg()
+    kept = ("rounds", "per_round", "containers", "content")
     return {
-        "kernel": platform.release(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "load": os.getloadavg(),
-        "go": " and ".join(version(name) for name in ("containerd", "runc")),
+        "machine": described,
+        "quick": options.quick,
+        "options": {name: getattr(options, name) for name in kept},
+        "seconds": seconds,
+        "scenarios": results,
     }
+
+
+def write(run: report.Run, second: report.Run | None, options: argparse.Namespace) -> None:
+    """JSON, Markdown and charts side by side, and the tables on the terminal."""
+    output: Path = options.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(run, indent=1))
+    output.with_suffix(".md").write_text(report.markdown(run, second))
+    report.show(run, second)
+    report.complain(run, say)
+    try:
+        charts.draw(run, output.parent)
+    except ImportError:
+        say("no charts: matplotlib isn't installed (pip install 'longshore[bench]')")
+    say(f"{sum(run['seconds'].values())} s; written to {output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

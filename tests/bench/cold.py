@@ -1,103 +1,113 @@
-"""(l) From exec of the daemon until its socket answers, and its private memory then; empty, each a fresh root."""
+"""From exec of the daemon until its socket answers, and its memory then: on an empty root each time."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
+import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.daemons import Pair
-from bench.report import summary
-from bench.versions import answers
+from bench import private
+from bench.daemons import Pair, flags, program
+from bench.measure import Account, Memory, Turn, take_turns
+from bench.report import Figures, measures
 from support import goparts
 
-DISABLED = 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
-PROGRAMS = {
-    "ours": [sys.executable, "-m", "longshore.launcher", "containerd"],
-    "go": [str(goparts.PROJECT / ".cache/goparts/bin/containerd")],
-}
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
 
-def private(pid: int) -> int:
-    """Bytes that only this process has; 0 if it has just gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+@dataclass
+class Starter:
+    """A side whose daemon is started again and again."""
 
+    name: str
+    account: Account
 
-def family(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in family(int(child)))]
+    def cpu(self) -> float:
+        return self.account.cpu()
+
+    def memory(self) -> int:
+        return self.account.memory()
+
+    @property
+    def namespace(self) -> str:
+        return private.name(self.name, "-cold")
+
+    @contextmanager
+    def running(self, folder: Path) -> Iterator[float]:
+        """A daemon on what is in `folder`: the seconds until it answered."""
+        command = [*self.account.prefix(), *program(self.name)]
+        command += flags(folder, folder, folder / "c.sock", "error")
+        started = time.perf_counter()
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=goparts.environment(),
+        )
+        try:
+            while not answers(folder / "c.sock"):
+                if daemon.poll() is not None:
+                    raise RuntimeError(f"{self.name} ended with {daemon.returncode}")
+                time.sleep(0.002)
+            yield time.perf_counter() - started
+        finally:
+            daemon.terminate()
+            daemon.wait()
+
+    def weigh(self) -> int:
+        """Private bytes of the daemon, with its zygote's."""
+        return sum(Memory.of(pid).private for pid in self.account.processes())
 
 
 @contextmanager
-def running(name: str, folder: Path) -> Iterator[tuple[float, int]]:
-    """A daemon on what is in `folder`: seconds until it answered, and its private bytes then, with its zygote's."""
-    (folder / "config.toml").write_text(DISABLED)
-    flags = [
-        "--config",
-        "config.toml",
-        "--root",
-        "root",
-        "--state",
-        "state",
-        "--address",
-        str(folder / "c.sock"),
-    ]
-    started = time.perf_counter()
-    daemon = subprocess.Popen(
-        [*PROGRAMS[name], *flags, "--log-level", "error"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=goparts.environment(dict(os.environ)),
-    )
-    try:
-        while not answers(folder / "c.sock"):
-            if daemon.poll() is not None:
-                raise RuntimeError(f"{name} ended with {daemon.returncode}")
-            time.sleep(0.002)
-        elapsed = time.perf_counter() - started
-        yield elapsed, sum(private(pid) for pid in family(daemon.pid))
-    finally:
-        daemon.terminate()
-        daemon.wait()
+def starters() -> Iterator[tuple[Starter, Starter]]:
+    with ExitStack() as stack:
+        sides = []
+        for name in private.SIDES:
+            account = Account(private.name(name, "-cold-daemon"), private.name(name, "-cold"))
+            stack.callback(account.close)
+            sides.append(Starter(name, account))
+        yield sides[0], sides[1]
 
 
-def start(name: str) -> tuple[float, int]:
-    """On an empty folder."""
-    folder = Path(tempfile.mkdtemp(prefix="ls-cold-", dir="/run"))
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder on /run's tmpfs: neither side waits for a disk."""
+    folder = Path(tempfile.mkdtemp(prefix="cold-", dir="/run"))
     try:
-        with running(name, folder) as found:
-            return found
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Any]:
-    times: dict[str, list[float]] = {"ours": [], "go": []}
-    sizes: dict[str, list[int]] = {"ours": [], "go": []}
-    for daemon in pair.turns(options.rounds):
-        elapsed, size = start(daemon.name)
-        times[daemon.name].append(elapsed)
-        sizes[daemon.name].append(size)
-    found = {name: {"mean": sum(values) / len(values) / (1 << 20)} for name, values in sizes.items()}
-    return {
-        "daemon: exec until it answers": summary(times),
-        "daemon: private memory, idle": {
-            "unit": "MiB",
-            **found,
-            "ratio": {"mean": found["ours"]["mean"] / found["go"]["mean"]},
-        },
-    }
+def answers(address: Path) -> bool:
+    """True once the server has sent its own HTTP/2 settings."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.settimeout(2)
+        try:
+            door.connect(str(address))
+            door.sendall(PREFACE)
+            return bool(door.recv(9))
+        except OSError:
+            return False
+
+
+def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
+    starting, idle = "daemon: exec until it answers, empty root", "daemon: private memory, idle"
+
+    def work(side: Starter, turn: Turn) -> None:
+        with temporary() as folder, turn.counted(starting), side.running(folder) as elapsed:
+            turn.took(starting, elapsed)
+            turn.took(idle, side.weigh())
+
+    with starters() as sides:
+        found = take_turns(sides, options.rounds, work)
+    return measures(found, aims={starting: 4, idle: 6}, units={idle: "MiB"})

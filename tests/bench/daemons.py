@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import private
+from bench.measure import Account
 from support import goparts, images, process
 
-NAMESPACE = "bench"
-RUNTIME = "io.containerd.runc.v2"
+LONGSHORE = (sys.executable, "-m", "longshore.launcher")
+PROGRAMS: dict[str, tuple[str, ...]] = {"ours": (*LONGSHORE, "containerd"), "go": ("containerd",)}
+CONFIG = 'version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
 
 
 @dataclass
@@ -26,86 +26,96 @@ class Daemon:
     name: str
     address: Path
     process: subprocess.Popen[bytes]
+    account: Account
 
     def ctr(self, *words: str) -> list[str]:
         """The command line of Debian's ctr on this daemon."""
         return [str(goparts.path("ctr")), "-a", str(self.address), "-n", self.namespace, *words]
 
+    def ask(self, *words: str) -> str:
+        """What Debian's ctr says. Raises CalledProcessError."""
+        return subprocess.run(
+            self.ctr(*words), stdin=subprocess.DEVNULL, check=True, capture_output=True, text=True
+        ).stdout
+
     @property
     def namespace(self) -> str:
-        """Each its own: a containerd namespace is a directory of the one cgroup tree."""
-        return f"{NAMESPACE}-{self.name}-{os.getpid()}"
+        return private.name(self.name)
+
+    def cpu(self) -> float:
+        return self.account.cpu()
+
+    def memory(self) -> int:
+        return self.account.memory()
+
+    def nothing_runs(self) -> None:
+        """RuntimeError if a container of ours is still recorded."""
+        if left := self.ask("containers", "ls", "-q").split():
+            raise RuntimeError(f"{self.name}: {len(left)} containers are left, {left[0]} among them")
 
 
 class Pair(NamedTuple):
+    """Both, and what containers are made of: a root file system, and the same as an image's archive."""
+
     ours: Daemon
     go: Daemon
     rootfs: Path
     archive: Path
 
-    def turns(self, rounds: int) -> Iterator[Daemon]:
-        """Ours, Go, Go, ours, ours ...: who is first changes."""
-        for number in range(rounds):
-            yield from (self.ours, self.go) if number % 2 == 0 else (self.go, self.ours)
-
-
-def interleaved(pair: Pair, rounds: int, work: Callable[[Daemon], list[float]]) -> dict[str, list[float]]:
-    """Let the two take turns; seconds by name."""
-    times: dict[str, list[float]] = {"ours": [], "go": []}
-    for daemon in pair.turns(rounds):
-        times[daemon.name] += work(daemon)
-    return times
+    @property
+    def sides(self) -> tuple[Daemon, Daemon]:
+        return self.ours, self.go
 
 
 @contextmanager
 def pair() -> Iterator[Pair]:
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="ls-bench-", dir="/tmp"))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = private.folder()
         rootfs = images.busybox_rootfs(folder)
         archive = images.busybox_archive(folder)
-        longshore = [sys.executable, "-m", "longshore.launcher", "containerd"]
-        ours = stack.enter_context(started("ours", longshore, folder))
-        go = stack.enter_context(started("go", [str(goparts.path("containerd"))], folder))
+        ours, go = (stack.enter_context(started(name)) for name in private.SIDES)
         yield Pair(ours, go, rootfs, archive)
 
 
+def program(name: str) -> list[str]:
+    """The command line of a daemon, without flags."""
+    return list(PROGRAMS[name]) if name == "ours" else [str(goparts.path("containerd"))]
+
+
+def flags(home: Path, state: Path, address: Path, level: str = "warn") -> list[str]:
+    """A daemon's, with its configuration written to `home`."""
+    config = home / "config.toml"
+    config.write_text(CONFIG)
+    words: Sequence[str | Path] = (
+        *("--config", config, "--root", home / "root", "--state", state / "state"),
+        *("--address", address, "--log-level", level),
+    )
+    return [str(word) for word in words]
+
+
 @contextmanager
-def started(name: str, command: list[str], folder: Path) -> Iterator[Daemon]:
+def started(name: str) -> Iterator[Daemon]:
     """A daemon with its root on disk and its state on /run's tmpfs, as installed ones have."""
-    home, state = folder / name, Path("/run") / name
+    home, state = private.folder() / name, Path("/run") / name
     home.mkdir()
     state.mkdir()
-    config, log, address = home / "config.toml", home / "log", state / "c.sock"
-    config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    flags = ["--config", config, "--root", home / "root", "--state", state / "state", "--address", address]
+    log, address = home / "log", state / "c.sock"
+    account = Account(private.name(name, "-daemon"), private.name(name))
     with open(log, "wb") as output:
         running = subprocess.Popen(
-            [*command, *map(str, flags), "--log-level", "warn"],
+            [*account.prefix(), *program(name), *flags(home, state, address)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=goparts.environment(),
         )
-    daemon = Daemon(name, address, running)
     try:
         process.wait_for_socket(running, address, log)
-        yield daemon
+        yield Daemon(name, address, running, account)
     except BaseException:
         print(process.tail(log), file=sys.stderr)
         raise
     finally:
         running.terminate()
         running.wait()
-        remove_cgroups(daemon.namespace)
-
-
-def remove_cgroups(name: str) -> None:
-    """runc leaves the parents that it made."""
-    tops = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
-    for top in tops:
-        for path in sorted((top / name).rglob("*"), reverse=True) if (top / name).is_dir() else []:
-            if path.is_dir():
-                path.rmdir()
-        if (top / name).is_dir() and not top.is_symlink():
-            (top / name).rmdir()
+        account.close()

@@ -1,7 +1,7 @@
-"""(d) Pull and unpack an image of 12 layers and about 500 MB from a registry on loopback, Debian's ctr on both.
+"""Pull and unpack an image of 12 layers and about 500 MB, and ones of 1, 2, 4 and 8 of them; Debian's ctr on both.
 
-The layers hold files of unpacked Debian packages, gzipped. Each turn pulls a
-name of its own after the last image and its content are gone.
+The registry is on loopback; the layers hold files of unpacked Debian packages and of this machine, gzipped. Each
+pull begins after the last image and its content are gone.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import argparse
 import asyncio
 import io
 import os
-import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bench.daemons import Daemon, Pair
-from bench.report import summary
+from bench.measure import Program, Turn, take_turns
+from bench.report import Figures
+from bench.report import measure as figures
 from support import goparts
 from support.registry import Registry, publish
 
 LAYERS = 12
 SIZE = 500 << 20
+GROWTH = (1, 2, 4, 8)
 SOURCES = (
     goparts.PROJECT / ".cache/goparts/root",
     Path("/usr/lib/python3"),
@@ -68,31 +68,55 @@ def archive(paths: list[Path]) -> bytes:
     return buffer.getvalue()
 
 
-def pull(daemon: Daemon, name: str) -> float:
-    """Seconds; the image is removed again, with all that it kept."""
-    started = time.perf_counter()
-    subprocess.run(daemon.ctr("images", "pull", "--plain-http", name), check=True, stdout=subprocess.DEVNULL)
-    elapsed = time.perf_counter() - started
-    listed = subprocess.run(daemon.ctr("snapshots", "ls"), check=True, capture_output=True, text=True)
-    if "Committed" not in listed.stdout:
-        raise RuntimeError(f"{daemon.name}: nothing was unpacked of {name}")
-    subprocess.run(daemon.ctr("images", "rm", "--sync", name), check=True, stdout=subprocess.DEVNULL)
+def pull(daemon: Daemon, turn: Turn, measured: str, name: str, count: int) -> None:
+    """The image is removed again, with all that it kept."""
+    with turn.timed(measured):
+        Program(daemon.name, daemon.ctr("images", "pull", "--plain-http"))(name)
+    unpacked = daemon.ask("snapshots", "ls").count("Committed")
+    if unpacked != count:
+        raise RuntimeError(f"{daemon.name}: {unpacked} of {count} layers were unpacked of {name}")
+    daemon.ask("images", "rm", "--sync", name)
     os.sync()  # what one wrote isn't written out in the other's turn
-    return elapsed
 
 
-def turns(pair: Pair, name: str, rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {"ours": [], "go": []}
-    for daemon in pair.turns(rounds):
-        times[daemon.name].append(pull(daemon, name))
-    return times
+def clean(daemon: Daemon) -> None:
+    """No image and no layer of another scenario."""
+    for image in daemon.ask("images", "ls", "-q").split():
+        daemon.ask("images", "rm", "--sync", image)
 
 
-def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Any]:
+def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
+    for daemon in pair.sides:
+        clean(daemon)
+    results: dict[str, Figures] = {}
     with Registry() as registry:
-        name = registry.name("big:1")
         archives = layers()
-        asyncio.run(publish(name, archives))
-        times = turns(pair, name, max(1, options.rounds // 3))
-    total = sum(map(len, archives)) >> 20
-    return {f"pull and unpack, {len(archives)} layers, {total} MiB": summary(times)}
+        whole = sum(map(len, archives)) >> 20
+        names = {len(archives): f"pull and unpack, {len(archives)} layers, {whole} MiB"}
+        for count in GROWTH[: 2 if options.quick else None]:
+            part = sum(map(len, archives[:count])) >> 20
+            names[count] = (
+                f"pull and unpack, {count} layers, {part} MiB"
+                if count > 1
+                else f"pull and unpack, 1 layer, {part} MiB"
+            )
+        for count in sorted(names, reverse=True):
+            asyncio.run(publish(registry.name(f"big:{count}"), archives[:count]))
+
+        for count, name in names.items():
+            image = registry.name(f"big:{count}")
+
+            def work(
+                daemon: Daemon, turn: Turn, name: str = name, image: str = image, count: int = count
+            ) -> None:
+                pull(daemon, turn, name, image, count)
+
+            full = count == len(archives)
+            found = take_turns(pair.sides, options.few if full else max(2, options.few - 1), work)
+            results[name] = figures(
+                found[name],
+                aim=0.5 if full else None,
+                series="pull by layers",
+                size=count,
+            )
+    return results

@@ -113,6 +113,9 @@ PARTS = {
     "ip6tables": IPTABLES._replace(words=("ip6tables",)),
     "ip6tables-restore": IPTABLES._replace(words=("ip6tables-restore",)),
     "ip6tables-save": IPTABLES._replace(words=("ip6tables-save",)),
+    "h2load": Part(
+        "nghttp2-client", "usr/bin/h2load", ("libev4", "libjansson4", "libjemalloc2", "libnghttp2-14")
+    ),
     "iptables": IPTABLES._replace(words=("iptables",)),
     "iptables-restore": IPTABLES._replace(words=("iptables-restore",)),
     "iptables-save": IPTABLES._replace(words=("iptables-save",)),

@@ -1,0 +1,110 @@
+"""A benchmark's private host, and the certainty that nothing of it stays.
+
+The measuring process runs as a child in mount, network and pid namespaces of
+its own, with /run on a tmpfs as on a real machine. When it ends, however it
+ends, the pid namespace ends with it and so do all daemons, shims and
+containers. What namespaces don't hold is in one folder of /tmp and in cgroups
+whose names begin with the folder's: the parent removes those, and then looks
+for leftovers as tests do.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.measure import CGROUPS
+from support import goparts, leaks
+
+INSIDE = "LONGSHORE_BENCH_INSIDE"
+# The first process is the shell: it reaps whom the daemons leave behind.
+SETUP = 'mount -t tmpfs -o mode=755 tmpfs /run && ip link set lo up && { "$0" "$@"; exit $?; }'
+SIDES = ("ours", "go")
+
+
+def folder() -> Path:
+    """Of this run, inside."""
+    return Path(os.environ[INSIDE])
+
+
+def name(side: str, what: str = "") -> str:
+    """For a cgroup, and a containerd namespace, which is a directory of the one cgroup tree."""
+    return f"{folder().name}{what}-{side}"
+
+
+def run_inside(arguments: Sequence[str]) -> int:
+    """``python -m bench`` with these arguments in a private host; its exit status."""
+    place = Path(tempfile.mkdtemp(prefix="ls-bench-", dir="/tmp"))
+    environment = {**os.environ, INSIDE: str(place), "TMPDIR": str(place)}
+    compile_all(environment)
+    command = [
+        *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
+        *("--propagation", "private", "sh", "-c", SETUP, sys.executable, "-m", "bench", *arguments),
+    ]
+    try:
+        with _patient() as ended:
+            child = subprocess.Popen(command, env=environment)
+            ended.append(child)
+            status = child.wait()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        remove_cgroups(place.name)
+    watch = leaks.Watch([place], _groups(place.name))
+    watch.check()
+    return status
+
+
+def compile_all(environment: dict[str, str]) -> None:
+    """Byte code of what was edited since: an installed package has it, and no start waits for the compiler."""
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    roots = [goparts.PROJECT / root for root in ("protos", "services", "clients", "runtime")]
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", *map(str, roots)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+    )
+
+
+@contextmanager
+def _patient() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Ctrl-C is the child's to answer, which has it too; SIGTERM is passed on, and ends everything in there."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def end(*_: object) -> None:
+        for child in children:
+            child.terminate()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield children
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _groups(prefix: str) -> list[str]:
+    """The names of cgroups at the top of some hierarchy that begin with `prefix`."""
+    tops = [CGROUPS, *(entry for entry in CGROUPS.iterdir() if entry.is_dir())]
+    return sorted({entry.name for top in tops for entry in top.iterdir() if entry.name.startswith(prefix)})
+
+
+def remove_cgroups(prefix: str) -> None:
+    """runc leaves the parents that it made, and a run that was broken off its containers'."""
+    tops = [CGROUPS, *(entry for entry in CGROUPS.iterdir() if entry.is_dir() and not entry.is_symlink())]
+    for group in (entry for top in tops for entry in top.iterdir() if entry.name.startswith(prefix)):
+        below = (path for path in group.rglob("*") if path.is_dir())
+        for path in (*sorted(below, key=lambda found: len(found.parts), reverse=True), group):
+            try:
+                path.rmdir()
+            except OSError:
+                pass  # what is still there will be told of

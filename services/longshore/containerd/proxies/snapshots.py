@@ -215,7 +215,17 @@ class ProxySnapshotter(LocalSnapshotter):
                 if len(self._gone) == before:
                     raise
 
-    async def _discard(self, number: int) -> None:
+    async def _discard(self, numbers: Sequence[int]) -> dict[int, Exception]:
+        """Children were made after their parents, and go first."""
+        failed: dict[int, Exception] = {}
+        for number in sorted(numbers, reverse=True):
+            try:
+                await self._discard_one(number)
+            except Exception as error:
+                failed[number] = error
+        return failed
+
+    async def _discard_one(self, number: int) -> None:
         for name in self._names(number):
             try:
                 await self._backend.ask("Remove", _namespace(name), api.RemoveSnapshotRequest, key=name)
@@ -237,7 +247,7 @@ class ProxySnapshotter(LocalSnapshotter):
                 ).fetchone()
             ):
                 return  # adopted
-            await self._discard(number)
+            await self._discard_one(number)
         except errors.Error:
             pass
 

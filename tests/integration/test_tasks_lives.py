@@ -18,7 +18,7 @@ from longshore.api.services.tasks.v1 import tasks_pb2
 from longshore.api.types.runc.options.oci_pb2 import Options
 from longshore.api.types.task.task_pb2 import CREATED, RUNNING, STOPPED
 from support import images, require, soak
-from support.daemon import Longshore
+from support.daemon import LONGSHORE, Longshore
 from support.folders import short_folder
 from support.process import eventually
 from support.tasks import Api, TaskEvents
@@ -281,6 +281,31 @@ def test_no_word_of_an_empty_place_for_shims(daemon: Longshore, api: Api, rootfs
     daemon.stop()
     assert not place.exists()
     daemon.start()
+
+
+def test_many_tasks_whatever_the_limit_of_open_files(rootfs: Path) -> None:
+    """The daemon raises its own; shims, of a zygote that came later too, and containers have what it was given."""
+    shim = LONGSHORE.with_name("containerd-shim-longshore-v1")
+    program = ("prlimit", "--nofile=64:4096", LONGSHORE)
+    with Longshore(program=program, go_runtimes=True) as daemon, Api(daemon.address, daemon.namespace) as api:
+        assert _open_files(daemon.pid) == ("4096", "4096")
+        pids = [api.run("c1", rootfs, *SLEEP)]
+        (zygote,) = [pid for pid in _children(daemon.pid) if _open_files(pid)[0] == "64"]
+        os.kill(zygote, signal.SIGKILL)
+        pids += [api.run("c2", rootfs, *SLEEP), api.run("c3", rootfs, *SLEEP, runtime=str(shim))]
+        assert [_open_files(pid) for pid in pids] == [("64", "4096")] * 3
+        for id in ("c1", "c2", "c3"):
+            api.end(id)
+
+
+def _open_files(pid: int) -> tuple[str, str]:
+    """Soft and hard limit."""
+    line = Path(f"/proc/{pid}/limits").read_text().partition("Max open files")[2].split()
+    return line[0], line[1]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_cancelled_calls_leave_whole_things(

@@ -1,18 +1,18 @@
 """The kernel's door: one raw ``syscall`` and one way for it to fail.
 
-Everything in this package goes through `call`. We use ``_ctypes`` itself, not
-``ctypes``: the Python half of ctypes costs milliseconds that every ``runc``
-would pay. Import nothing here that isn't built in or already loaded by the
-interpreter: this module runs before and inside containers.
+Everything in this package goes through `call`. What needs ``_ctypes`` is in
+`foreign`, loaded by the first call: verbs that only read files make none. Import
+nothing here that isn't built in or already loaded by the interpreter: this module
+runs before and inside containers. (`namespaces` loads `foreign` for whoever enters one.)
 """
 
 from __future__ import annotations
 
 import os
-from _ctypes import FUNCFLAG_CDECL, FUNCFLAG_USE_ERRNO, CFuncPtr, _SimpleCData, dlopen, dlsym, get_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 AT_FDCWD = -100
@@ -75,45 +75,21 @@ if MACHINE not in _MACHINES:
 NR = {name: numbers[_MACHINES[MACHINE]] for name, numbers in _NUMBERS.items()}
 
 
-class _Long(_SimpleCData):  # type: ignore[type-arg]
-    _type_ = "l"
+def _first(*arguments: object) -> int:
+    """What `_syscall` is until the first call."""
+    global _syscall
+    from longshore.linux import foreign
+
+    _syscall = foreign.syscall
+    return _syscall(*arguments)
 
 
-class Pointer(_SimpleCData):  # type: ignore[type-arg]
-    """A machine word; as an argument it takes int, None, bytes, a ctypes array or byref()."""
-
-    _type_ = "P"
-
-
-class CharPointer(_SimpleCData):  # type: ignore[type-arg]
-    """``char *``; ``CharPointer * n`` is an argv (see `strings`)."""
-
-    _type_ = "z"
-
-
-class Byte(_SimpleCData):  # type: ignore[type-arg]
-    """One unsigned byte; ``Byte * n`` is a buffer type (see `buffer`)."""
-
-    _type_ = "B"
-
-
-class _Function(CFuncPtr):
-    _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
-    _restype_ = _Long
-    _argtypes_ = (Pointer,) * 7
-
-
-def _resolve(name: str) -> Any:
-    program: Any = None  # dlopen(NULL): what the interpreter is linked with
-    return _Function(dlsym(dlopen(program, 0), name))
-
-
-_syscall = _resolve("syscall")
+_syscall: Callable[..., int] = _first
 
 
 def oserror(call: str, path: str | bytes = "") -> OSError:
     """The OSError of the last failed system call; ``path`` names what it was about."""
-    number = get_errno()
+    number = errno()
     name = os.fsdecode(path) or None
     return OSError(number, f"{call}: {os.strerror(number)}", name)
 
@@ -134,7 +110,9 @@ def raw(
 
 def errno() -> int:
     """Errno of the last system call made through this module."""
-    return int(get_errno())
+    from longshore.linux import foreign
+
+    return int(foreign.get_errno())
 
 
 def call(
@@ -157,19 +135,23 @@ def call(
 
 def buffer(data: bytearray) -> Any:
     """A view of ``data`` that can be passed to `call` and which the kernel may write to."""
-    return (Byte * len(data)).from_buffer(data)
+    from longshore.linux import foreign
+
+    return (foreign.Byte * len(data)).from_buffer(data)
 
 
 def address(data: bytearray) -> int:
     """The address of ``data``'s bytes, for structures holding pointers; keep ``data`` alive and unresized."""
-    from _ctypes import addressof
+    from longshore.linux import foreign
 
-    return int(addressof((Byte * len(data)).from_buffer(data)))
+    return int(foreign.addressof((foreign.Byte * len(data)).from_buffer(data)))
 
 
 def strings(words: list[bytes]) -> Any:
     """A NULL-terminated ``char *[]`` for execve; keep it alive until then."""
-    array: Any = CharPointer * (len(words) + 1)
+    from longshore.linux import foreign
+
+    array: Any = foreign.CharPointer * (len(words) + 1)
     return array(*words, None)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
-from longshore.linux import libc
+from longshore.linux import foreign, libc
+
+# Who is cloned into a container can load nothing any more: what `libc` loads by need must be there.
+LOADED = (foreign,)
 
 CLONE_NEWTIME = 0x00000080
 CLONE_FS = 0x00000200

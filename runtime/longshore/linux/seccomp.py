@@ -7,9 +7,9 @@ kept and loaded without it.
 from __future__ import annotations
 
 import os
-from _ctypes import dlopen, dlsym
 
 from longshore.linux import files, libc
+from longshore.linux.foreign import Function, dlopen, dlsym
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class _Library:
 
     def word(self, name: str, *arguments: object) -> int:
         """A function that returns a pointer."""
-        function = libc._Function(dlsym(self._handle, name))
+        function = Function(dlsym(self._handle, name))
         result: int = function(*arguments, *(0,) * (7 - len(arguments)))
         return result
 

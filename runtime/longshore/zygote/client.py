@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from longshore.linux.descriptors import as_given
 from longshore.zygote import place, wire
 
 DEFAULT_SOCKET_DIR = "/run/containerd/s"
@@ -235,7 +236,7 @@ def _start(log_level: str, warm: Sequence[str]) -> tuple[socket.socket, subproce
     with theirs:
         # A session of its own: Ctrl-C at the daemon's terminal is not meant for it.
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno()), *warm],
+            as_given([sys.executable, "-I", "-S", "-c", boot, str(theirs.fileno()), *warm]),
             stdin=subprocess.DEVNULL,
             stdout=2,
             pass_fds=[theirs.fileno()],

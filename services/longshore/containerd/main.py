@@ -21,6 +21,7 @@ from longshore.api.errors import Error
 from longshore.containerd import config as configuration
 from longshore.containerd import logs
 from longshore.containerd.directories import Directories, claim, usable
+from longshore.linux.descriptors import raise_limit
 
 if TYPE_CHECKING:
     from longshore.zygote.client import Zygote
@@ -58,6 +59,7 @@ def main() -> int:
 
 def _serve(settings: configuration.Config, directories: Directories) -> int:
     zygote = _spawn_zygote(settings)
+    raise_limit()  # every task takes three descriptors; the zygote, and with it containers, keep what was given
     # Not at the top of the file: this imports grpc, and the zygote must be there before.
     import asyncio
 

@@ -43,6 +43,10 @@ class Layout:
         """v1 controllers with a v2 hierarchy beside them."""
         return self.version == 1 and "" in self.mounts
 
+    def controllers(self) -> list[str]:
+        """Those of v1 that are mounted, in the order of `CONTROLLERS`."""
+        return [name for name in CONTROLLERS if name in self.mounts]
+
     def path(self, controller: str, wanted: str) -> str:
         """The directory of cgroup ``wanted``: absolute from the mount's root, relative from our own cgroup."""
         base = self.mounts[controller]

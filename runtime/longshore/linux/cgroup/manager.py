@@ -1,9 +1,8 @@
 """One container's cgroup: the directories of all its controllers, made, filled, read and removed together.
 
 The controllers are modules of their own (cpu, memory, ...), each a list of
-(file, value) for its resources and a function for its statistics; `WRITES_V1`
-and `WRITES_V2` name them. To add a controller, write such a module and add its
-line there.
+(file, value) for its resources and a function for its statistics; `limits` and
+`figures` name them, and are loaded by those who set or ask: most verbs do neither.
 """
 
 from __future__ import annotations
@@ -12,39 +11,16 @@ import os
 import time
 
 from longshore.linux import files
-from longshore.linux.cgroup import blkio, cpu, cpuset, devices, freezer, layout, memory, others, pids, values
+from longshore.linux.cgroup import freezer, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    Writes = Callable[[dict[str, Any]], list[tuple[str, str]]]
+    from longshore.linux.cgroup import layout
 
 # Directories above the container's own that we made bear this mark, and go when they are empty.
 MARK = "trusted.longshore"
-
-WRITES_V1: tuple[tuple[str, Writes], ...] = (
-    ("cpuset", cpuset.v1),
-    ("memory", memory.v1),
-    ("cpu", cpu.v1),
-    ("pids", pids.v1),
-    ("blkio", blkio.v1),
-    ("hugetlb", others.hugetlb_v1),
-    ("net_cls", others.net_cls_v1),
-    ("net_prio", others.net_prio_v1),
-    ("rdma", others.rdma),
-)
-WRITES_V2: tuple[Writes, ...] = (
-    pids.v2,
-    memory.v2,
-    blkio.v2,
-    cpu.v2,
-    cpuset.v2,
-    others.hugetlb_v2,
-    others.rdma,
-    others.unified,
-)
 
 _ENODEV = 19
 _EBUSY = 16
@@ -64,7 +40,7 @@ class Cgroup:
         """The cgroup ``wanted`` (absolute, or relative to our own) in every hierarchy of this host."""
         if where.version == 2:
             return cls({"": where.path("", wanted)}, 2)
-        names = [name for name in layout.CONTROLLERS if name in where.mounts]
+        names = where.controllers()
         if where.hybrid:
             names.append("")
         return cls({name: where.path(name, wanted) for name in names}, 1)
@@ -114,6 +90,8 @@ class Cgroup:
                 _mark(each)
 
     def _inherit_cpuset(self, path: str) -> None:
+        from longshore.linux.cgroup import cpuset
+
         chain = []
         while path and os.path.exists(path + "/cpuset.cpus") and cpuset.is_empty(path):
             chain.append(path)
@@ -185,43 +163,12 @@ class Cgroup:
 
     def apply(self, resources: dict[str, Any], *, device_rules: bool = True) -> None:
         """Set the limits given (and only those)."""
+        from longshore.linux.cgroup import limits
+
         if self.version == 2:
-            self._apply_v2(resources, device_rules)
+            limits.apply_v2(self.paths[""], resources, device_rules)
         else:
-            self._apply_v1(resources, device_rules)
-
-    def _apply_v1(self, resources: dict[str, Any], device_rules: bool) -> None:
-        if device_rules:
-            for file, value in devices.v1(devices.rules(resources)):
-                files.write_file(f"{self._limiting('devices')}/{file}", value)
-        if any(memory.limits(resources)):
-            memory.set_limits(self._limiting("memory"), resources)
-        for controller, writes in WRITES_V1:
-            wanted = writes(resources)
-            if wanted and controller == "blkio":
-                wanted = blkio.v1(resources, set(os.listdir(self._limiting(controller))))
-            for file, value in wanted:
-                files.write_file(f"{self._limiting(controller)}/{file}", value)
-
-    def _limiting(self, controller: str) -> str:
-        """The v1 directory of a controller that is asked for something: what isn't mounted can't be ignored."""
-        if controller not in self.paths:
-            raise OSError(
-                _ENODEV, f"cannot set {controller} limit: container could not join or create cgroup"
-            )
-        return self.paths[controller]
-
-    def _apply_v2(self, resources: dict[str, Any], device_rules: bool) -> None:
-        path = self.paths[""]
-        for writes in WRITES_V2:
-            for file, value in writes(resources):
-                files.write_file(f"{path}/{file}", value)
-        if device_rules:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.close(devices.attach(fd, devices.rules(resources)))
-            finally:
-                os.close(fd)
+            limits.apply_v1(self.paths, resources, device_rules)
 
     # Processes
 
@@ -281,28 +228,14 @@ class Cgroup:
 
     def stats(self) -> dict[str, Any]:
         """The figures of ``runc events --stats`` (bytes, nanoseconds)."""
-        paths = self.paths
-        if self.version == 2:
-            path = paths[""]
-            return {
-                "cpu": cpu.stats_v2(path),
-                "cpuset": cpuset.stats(path),
-                "memory": memory.stats_v2(path),
-                "pids": pids.stats(path),
-                "blkio": blkio.stats_v2(path),
-                "hugetlb": others.hugetlb_stats(path, 2),
-            }
-        return {
-            "cpu": cpu.stats_v1(paths.get("cpu", ""), paths.get("cpuacct", "")),
-            "cpuset": cpuset.stats(paths["cpuset"]) if "cpuset" in paths else {},
-            "memory": memory.stats_v1(paths["memory"]) if "memory" in paths else {},
-            "pids": pids.stats(paths["pids"]) if "pids" in paths else {},
-            "blkio": blkio.stats_v1(paths["blkio"]) if "blkio" in paths else {},
-            "hugetlb": others.hugetlb_stats(paths.get("hugetlb", ""), 1),
-        }
+        from longshore.linux.cgroup import figures
+
+        return figures.stats(self.paths, self.version)
 
     def oom_kills(self) -> int:
         """How many processes the OOM killer has ended here."""
+        from longshore.linux.cgroup import memory
+
         path = self.paths.get("" if self.version == 2 else "memory")
         return memory.oom_kills(path, self.version) if path else 0
 

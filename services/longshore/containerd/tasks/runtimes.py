@@ -23,6 +23,7 @@ from longshore.api.errors import DeadlineExceeded, Error, InvalidArgument, NotFo
 from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
 from longshore.containerd.tasks import bootstrap
 from longshore.containerd.tasks.bootstrap import Bootstrap
+from longshore.linux.descriptors import as_given
 
 DEFAULT = "io.containerd.runc.v2"
 BUILTIN_NAMES = frozenset({DEFAULT, "io.containerd.longshore.v1"})
@@ -194,7 +195,7 @@ class Program:
     async def _run(self, action: str, data: bytes, *, errors_apart: bool) -> tuple[int, bytes, bytes]:
         try:
             process = await asyncio.create_subprocess_exec(
-                *self.command(action),
+                *as_given(self.command(action)),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE if errors_apart else asyncio.subprocess.STDOUT,

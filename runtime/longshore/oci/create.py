@@ -207,6 +207,8 @@ class Launch:
         fresh = not cgroup.exists()
         if not fresh and cgroup.procs():
             log.write("warning", f"container's cgroup is not empty: {len(cgroup.procs())} process(es) found")
+        if fresh:
+            state.note_cgroup(self.directory, cgroup)
         try:
             cgroup.create()
             if fresh:

@@ -12,6 +12,7 @@ from longshore.oci.errors import HookFailed, NotFound, RuntimeFailure, explain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from longshore.linux.cgroup.manager import Cgroup
     from longshore.linux.processes import ProcessId
     from longshore.oci.cli import Call
     from longshore.oci.state import State
@@ -24,10 +25,14 @@ def delete(root: str, id: str, *, force: bool = False) -> None:
     try:
         container = state.load(root, id)
     except (NotFound, state.Damaged):
-        # Of a damaged one, too, nothing but the directory can be found.
         if not force:
             raise
-        remove_directory(f"{os.path.abspath(root)}/{id}")
+        # One whose create was killed, or a damaged one.
+        directory = f"{os.path.abspath(root)}/{id}"
+        cgroup = state.noted_cgroup(directory)
+        if cgroup is not None:
+            _remove_cgroup(cgroup)
+        remove_directory(directory)
         return
     status = container.require("force delete" if force else "delete")
     if status != state.STOPPED:
@@ -67,17 +72,21 @@ def _reap(process: ProcessId) -> None:
 
 def destroy(container: State) -> None:
     """End what is left in the cgroup, remove it, run the poststop hooks, remove the state."""
-    cgroup = container.cgroup
-    if cgroup.exists():
-        cgroup.kill(9)
-        if cgroup.frozen():
-            cgroup.thaw()
-        try:
-            cgroup.delete(_PATIENCE)
-        except OSError as error:
-            raise RuntimeFailure(f"unable to remove container's cgroup: {explain(error)}") from None
+    _remove_cgroup(container.cgroup)
     _poststop(container)
     remove_directory(container.directory)
+
+
+def _remove_cgroup(cgroup: Cgroup) -> None:
+    if not cgroup.exists():
+        return
+    cgroup.kill(9)
+    if cgroup.frozen():
+        cgroup.thaw()
+    try:
+        cgroup.delete(_PATIENCE)
+    except OSError as error:
+        raise RuntimeFailure(f"unable to remove container's cgroup: {explain(error)}") from None
 
 
 def _poststop(container: State) -> None:

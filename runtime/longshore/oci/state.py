@@ -10,6 +10,7 @@ is the cgroup frozen). A verb on a state that its row of `ALLOWED` lacks is an
 error.
 
 ``<root>/<id>/``      0711
+    cgroup            a link to nowhere that names the cgroup, from before it is made: should create be killed
     state.json        written once, before init is let go; only ``update`` rewrites it
     exec.fifo         there from create until start (init reads a byte from it)
     report.fifo       the same; init holds it until execve, and writes to it why it failed
@@ -70,6 +71,7 @@ STATE_FILE = "state.json"
 START_FIFO = "exec.fifo"
 REPORT_FIFO = "report.fifo"
 FILTER_FILE = "seccomp.bpf"
+CGROUP_LINK = "cgroup"
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -221,6 +223,23 @@ def load(root: str, container_id: str) -> State:
     if not isinstance(record, dict) or "boot_id" not in record:
         raise Damaged(f"{root}/{container_id}/{STATE_FILE} was not written by longshore")
     return State(root, record)
+
+
+def note_cgroup(directory: str, cgroup: Cgroup) -> None:
+    """Leave word of a cgroup that is about to be made; a link, as that is one system call."""
+    try:
+        os.symlink(codec.dumps([cgroup.version, cgroup.paths]), f"{directory}/{CGROUP_LINK}")
+    except OSError:
+        pass  # longer than a path may be
+
+
+def noted_cgroup(directory: str) -> Cgroup | None:
+    """The cgroup of `note_cgroup`, for a directory whose state.json can't be read."""
+    try:
+        version, paths = codec.loads(os.readlink(f"{directory}/{CGROUP_LINK}"))
+        return Cgroup(paths, version)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def load_all(root: str) -> list[State]:

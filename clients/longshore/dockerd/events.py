@@ -231,6 +231,7 @@ class _Journal:
         self._path = path
         self._lines = 0
         self._file: int | None = None
+        self._cut = False
 
     def load(self) -> list[Event]:
         try:
@@ -239,7 +240,11 @@ class _Journal:
         except FileNotFoundError:
             lines = []
         events = [event for line in lines[-KEPT:] if (event := _parsed(line)) is not None]
-        self._rewrite(events)
+        self._lines, self._cut = len(lines), bool(lines) and not lines[-1].endswith(b"\n")
+        try:
+            self._rewrite(events)
+        except OSError as error:
+            self._complain(error)
         return events
 
     def append(self, event: Event, kept: Sequence[Event]) -> None:
@@ -247,20 +252,32 @@ class _Journal:
             if self._lines >= 4 * KEPT:
                 self._rewrite(kept)
             elif self._file is not None:
-                os.write(self._file, msgspec.json.encode(event) + b"\n")
+                self._write(self._file, msgspec.json.encode(event) + b"\n")
                 self._lines += 1
         except OSError as error:
-            log.warning("the journal of events can't be written", path=self._path, error=str(error))
+            self._complain(error)
+
+    def _write(self, file: int, line: bytes) -> None:
+        """A line that a full disk has cut short doesn't spoil the next."""
+        line = b"\n" + line if self._cut else line
+        self._cut = True
+        self._cut = os.write(file, line) < len(line)
+
+    def _complain(self, error: OSError) -> None:
+        log.warning("the journal of events can't be written", path=self._path, error=str(error))
 
     def _rewrite(self, events: Sequence[Event]) -> None:
-        self.close()
+        """OSError: the file is as it was."""
         fresh = f"{self._path}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(fresh, flags, 0o600)
-        with os.fdopen(os.dup(self._file), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if self._file is None:
+            self._file = os.open(self._path, flags, 0o600)
+        with open(fresh, "wb", opener=lambda path, _: os.open(path, flags | os.O_TRUNC, 0o600)) as file:
             file.writelines(msgspec.json.encode(event) + b"\n" for event in events)
-        os.rename(fresh, self._path)
-        self._lines = len(events)
+            file.flush()
+            os.rename(fresh, self._path)
+            self.close()
+            self._file, self._lines, self._cut = os.dup(file.fileno()), len(events), False
 
     def close(self) -> None:
         if self._file is not None:

@@ -4,14 +4,19 @@ Containers, networks, leases of addresses and volumes are few and all in
 memory; this is their durable copy. A commit is one transaction and answers
 when it is on disk. Images are not here: they are containerd's.
 
+On a full disk nothing new is taken, but things can be removed: a file beside
+the database keeps a little room for that.
+
 Schema (version 1): documents(kind TEXT, key TEXT, body BLOB JSON, PRIMARY KEY (kind, key)); meta(version INTEGER).
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -19,6 +24,8 @@ import msgspec
 T = TypeVar("T")
 
 VERSION: Final = 1
+_RESERVE: Final = 1 << 18
+"""Bytes: a removal writes a few pages of 4 KiB."""
 
 
 class Put(NamedTuple):
@@ -37,10 +44,12 @@ class State:
 
     def __init__(self, path: str) -> None:
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._reserve = f"{path}-reserve"
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._migrate(path)
+        self._keep_room()
 
     def _migrate(self, path: str) -> None:
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
@@ -69,12 +78,34 @@ class State:
     async def commit(self, *changes: Put | Delete) -> None:
         """All of the changes or none; returns when they are durable."""
         rows = [self._row(change) for change in changes]
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._write, rows))
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._commit, rows))
 
     @staticmethod
     def _row(change: Put | Delete) -> tuple[str, str, bytes | None]:
         body = msgspec.json.encode(change.document) if isinstance(change, Put) else None
         return change.kind, change.key, body
+
+    def _commit(self, rows: list[tuple[str, str, bytes | None]]) -> None:
+        try:
+            self._write(rows)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL or any(body is not None for _, _, body in rows):
+                raise
+            with suppress(FileNotFoundError):
+                os.unlink(self._reserve)
+            self._write(rows)
+        self._keep_room()
+
+    def _keep_room(self) -> None:
+        if os.path.exists(self._reserve):
+            return
+        fd = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, _RESERVE)
+        except OSError:  # too full for that already
+            os.unlink(self._reserve)
+        finally:
+            os.close(fd)
 
     def _write(self, rows: list[tuple[str, str, bytes | None]]) -> None:
         self._database.execute("BEGIN IMMEDIATE")

@@ -49,14 +49,14 @@ class InFile(Driver):
 
     def __init__(self, path: str, limits: Limits) -> None:
         self._file = File(path, limits)
-        self._grown = self._rotated = False
+        self._grown = False
+        self._known = self._file.opened
 
     def news(self) -> tuple[bool, int]:
         if not self._grown:
             return False, -1
-        news = True, self._file.fd if self._rotated else -1
-        self._grown = self._rotated = False
-        return news
+        rotated, self._known, self._grown = self._file.opened > self._known, self._file.opened, False
+        return True, self._file.fd if rotated else -1
 
     def descriptors(self) -> list[int]:
         return [self._file.fd]
@@ -66,8 +66,7 @@ class InFile(Driver):
 
     def _append(self, records: bytes, ends: list[int] | None = None) -> None:
         try:
-            if self._file.write(records, ends):
-                self._rotated = True
+            self._file.write(records, ends)
         except OSError:
             return
         self._grown = True

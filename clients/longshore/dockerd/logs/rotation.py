@@ -27,20 +27,24 @@ class Limits(NamedTuple):
 
 
 class File:
-    """An open log. `fd` changes with a rotation."""
+    """An open log. `fd` changes with a rotation, and is -1 while a full disk has no place for the new file."""
 
     def __init__(self, path: str, limits: Limits) -> None:
         self.path = path
+        self.opened = 1
+        """How often: whoever has seen fewer reads another file."""
         self._limits = limits
         self._compressing = 0
         self.fd, self._size = _open(path)
 
     def write(self, data: bytes, ends: list[int] | None = None) -> bool:
-        """Append records; True when the file was replaced on the way.
+        """Append records; True when the file was replaced on the way. OSError: some at the end of `data` are lost.
 
         A file is replaced by the first record that finds it full. `ends` are the offsets behind each record, where
         they can't be found by their newlines.
         """
+        if self.fd < 0:
+            self._open()
         limit = self._limits.size
         if not limit or self._size + len(data) < limit:
             self._append(data)
@@ -48,15 +52,27 @@ class File:
         return self._write_across(data, ends)
 
     def close(self) -> None:
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
         self._finish_compression()
 
+    def _open(self) -> None:
+        self.fd, self._size = _open(self.path)
+        self.opened += 1
+
     def _append(self, data: bytes) -> None:
+        """All of it or, where the disk is full, nothing: a piece would spoil the record behind it, too."""
+        before = self._size
         self._size += len(data)
-        written = os.write(self.fd, data)
-        while written < len(data):
-            data = data[written:]
+        try:
             written = os.write(self.fd, data)
+            while written < len(data):
+                data = data[written:]
+                written = os.write(self.fd, data)
+        except OSError:
+            os.ftruncate(self.fd, before)
+            self._size = before
+            raise
 
     def _write_across(self, data: bytes, ends: list[int] | None) -> bool:
         rotated = False
@@ -82,9 +98,10 @@ class File:
 
     def _rotate(self) -> None:
         os.close(self.fd)
+        self.fd = -1
         self._finish_compression()
         shift(self.path, self._limits.files)
-        self.fd, self._size = _open(self.path)
+        self._open()
         if self._limits.compress and self._limits.files > 1:
             self._compress(f"{self.path}.1")
 

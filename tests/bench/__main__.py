@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -43,10 +44,12 @@ from support import goparts
 
 SCENARIOS = {
     "run": ctr_run.measure,
+    "ctr": ctr_run.commands,
     "lifecycle": lifecycle.measure,
     "exec": execs.measure,
     "starts": starts.measure,
-    "runtimes": runtimes.measure,
+    "memory": starts.memory,
+    "runc": runtimes.measure,
     "calls": calls.measure,
     "snapshots": snapshots.measure,
     "content": content.measure,
@@ -100,6 +103,7 @@ def main(arguments: Sequence[str]) -> int:
         say("needs root, as both daemons do (try: sudo make bench)")
         return 1
     if private.INSIDE in os.environ:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and out of every `with`
         write(measure(options), second, options)
         return 0
     try:

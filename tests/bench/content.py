@@ -62,4 +62,4 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
             await owner.leases.delete(lease.id, sync=True)  # and the blob with it
         os.sync()  # what one wrote isn't written out in the other's turn
 
-    return measures(take_turns(pair.sides, options.few, work), aims={write: 0.4, read: 1.0})
+    return measures(take_turns(pair.sides, options.few, work, within=90), aims={write: 0.4, read: 1.0})

@@ -12,7 +12,7 @@ from itertools import count
 
 from bench import private
 from bench.daemons import LONGSHORE, Daemon, Pair
-from bench.measure import Found, Program, Turn, take_turns
+from bench.measure import Program, Turn, take_turns
 from bench.report import Figures, measures
 from support import goparts
 from support.images import BUSYBOX
@@ -23,7 +23,8 @@ _numbers = count()
 def linked() -> str:
     """The launcher of our ctr that `longshore link` writes."""
     folder = private.folder() / "links"
-    subprocess.run([*LONGSHORE, "link", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    if not folder.exists():
+        subprocess.run([*LONGSHORE, "link", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return str(folder / "ctr")
 
 
@@ -37,12 +38,18 @@ def works(daemon: Daemon, ctr: str) -> None:
         raise RuntimeError(f"{ctr} on {daemon.name}: {done.returncode}, {done.stdout!r}, {done.stderr!r}")
 
 
-def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
-    go, ours = str(goparts.path("ctr")), linked()
+def both(pair: Pair) -> tuple[str, str]:
+    """Debian's ctr and ours, shown to work on both daemons; the image is there."""
+    programs = str(goparts.path("ctr")), linked()
     for daemon in pair.sides:
         daemon.ask("images", "import", str(pair.archive))
-        works(daemon, go)
-        works(daemon, ours)
+        for program in programs:
+            works(daemon, program)
+    return programs
+
+
+def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
+    go, ours = both(pair)
 
     def runs(name: str, chosen: Callable[[Daemon], str]) -> Callable[[Daemon, Turn], None]:
         def work(daemon: Daemon, turn: Turn) -> None:
@@ -58,14 +65,14 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
     found |= take_turns(
         pair.sides, options.rounds, runs(whole, lambda daemon: ours if daemon is pair.ours else go)
     )
-    found |= commands(pair.ours, ours, go, options)
     for daemon in pair.sides:
         daemon.nothing_runs()
     return measures(found, aims={debians: 0.5, whole: 0.5})
 
 
-def commands(daemon: Daemon, ours: str, go: str, options: argparse.Namespace) -> Found:
+def commands(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
     """Our ctr and Debian's on one daemon."""
+    (go, ours), daemon = both(pair), pair.ours
     words: dict[str, Callable[[], Sequence[str]]] = {
         "version": lambda: ["version"],
         "images ls": lambda: ["images", "ls"],
@@ -82,4 +89,6 @@ def commands(daemon: Daemon, ours: str, go: str, options: argparse.Namespace) ->
                 with turn.timed(f"our ctr against Debian's, on our daemon: {verb}"):
                     program(*arguments())
 
-    return take_turns(programs, max(2, options.rounds // 2), work)
+    found = take_turns(programs, max(2, options.rounds // 2), work)
+    daemon.nothing_runs()
+    return measures(found)

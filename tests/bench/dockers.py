@@ -61,7 +61,7 @@ class Stack:
 
     def __init__(self, name: str, docker: AnyDockerd) -> None:
         self.name, self.docker = name, docker
-        self.account = Account(f"{private.name(name)}-dockerd", docker.cgroup)
+        self.account = Account(private.name(name, "-dockerd"), docker.cgroup)
         for daemon in (docker.pid, docker.containerd.pid):
             self.account.adopt(daemon)
 
@@ -185,6 +185,7 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
     with ExitStack() as stack:
         sides = []
         for name, docker in (("ours", OurDockerd()), ("go", Dockerd("real"))):
+            docker.cgroup = private.name(name, "-docker")
             stack.enter_context(docker)
             side = Stack(name, docker)
             stack.callback(side.close)

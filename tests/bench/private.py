@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.measure import CGROUPS
+from bench.measure import CGROUPS, family
 from support import goparts, leaks
 
 INSIDE = "LONGSHORE_BENCH_INSIDE"
@@ -75,12 +75,12 @@ def compile_all(environment: dict[str, str]) -> None:
 
 @contextmanager
 def _patient() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Ctrl-C is the child's to answer, which has it too; SIGTERM is passed on, and ends everything in there."""
+    """Ctrl-C is the child's to answer, which has it too; SIGTERM is passed on to the measuring process."""
     children: list[subprocess.Popen[bytes]] = []
 
     def end(*_: object) -> None:
-        for child in children:
-            child.terminate()
+        for child in children:  # unshare, the shell, the measuring process
+            os.kill(family(child.pid)[:3][-1], signal.SIGTERM)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, lambda *_: None)

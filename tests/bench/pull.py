@@ -23,6 +23,7 @@ from support.registry import Registry, publish
 
 LAYERS = 12
 SIZE = 500 << 20
+QUICK = 60 << 20
 GROWTH = (1, 2, 4, 8)
 SOURCES = (
     goparts.PROJECT / ".cache/goparts/root",
@@ -90,7 +91,7 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
         clean(daemon)
     results: dict[str, Figures] = {}
     with Registry() as registry:
-        archives = layers()
+        archives = layers(size=QUICK if options.quick else SIZE)
         whole = sum(map(len, archives)) >> 20
         names = {len(archives): f"pull and unpack, {len(archives)} layers, {whole} MiB"}
         for count in GROWTH[: 2 if options.quick else None]:

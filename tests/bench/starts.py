@@ -94,11 +94,11 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
                     weigh(daemon, tasks, turn, what)
                 await ended(client, tasks)
 
-    found = take_turns(pair.sides, options.few, work)
-    return measures(found, aims={one: 0.25, eight: 0.25}, units=units(what)) | worked(pair, options)
+    found = take_turns(pair.sides, options.few, work, within=90)
+    return measures(found, aims={one: 0.25, eight: 0.25}, units=units(what))
 
 
-def worked(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
+def memory(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
     """Shims after work: an interpreter grows with its first."""
     count = max(4, options.containers * 3 // 10)
     what = f"{count} running, {EXECS} execs in each"

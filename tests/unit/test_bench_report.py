@@ -86,6 +86,14 @@ def test_coroutines_are_work_too() -> None:
     assert found["work"]["ours"].values == [1]
 
 
+def test_a_slow_machine_has_fewer_rounds_but_two() -> None:
+    def work(side: Fake, turn: Turn) -> None:
+        turn.took("work", 1)
+
+    found = take_turns([Fake("ours"), Fake("go")], 9, work, within=-1)
+    assert [len(taken.turns) for taken in found["work"].values()] == [2, 2]
+
+
 # -- figures --------------------------------------------------------------------------------------------------
 
 

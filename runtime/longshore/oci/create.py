@@ -7,7 +7,6 @@ thing fails (`Undo`), so that a failed create leaves nothing.
 from __future__ import annotations
 
 import os
-import stat
 import time
 
 from longshore.linux import files, processes, seccomp
@@ -199,7 +198,7 @@ class Launch:
             os.mkdir(self.directory, 0o711)
         except FileExistsError:
             raise AlreadyExists() from None
-        undo.push(lambda: remove_directory(self.directory))
+        undo.push(lambda: state.remove_directory(self.directory))
 
     def _make_cgroup(self, cgroup: Cgroup, undo: Undo) -> None:
         if cgroup.frozen():
@@ -469,20 +468,6 @@ def cgroup_path(linux: dict[str, Any], container_id: str) -> str:
         return container_id
     cleaned = os.path.normpath("/" + path).lstrip("/")
     return "/" + cleaned if path.startswith("/") else cleaned
-
-
-def remove_directory(path: str) -> None:
-    """Remove a state directory and its (flat) contents."""
-    try:
-        for name in os.listdir(path):
-            below = f"{path}/{name}"
-            if stat.S_ISDIR(os.lstat(below).st_mode):
-                remove_directory(below)
-            else:
-                os.unlink(below)
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
 
 
 FLAGS = {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import select
 
 from longshore.oci import log, state
 from longshore.oci.cli import BOOL
-from longshore.oci.create import remove_directory
 from longshore.oci.errors import HookFailed, NotFound, RuntimeFailure, explain
 
 TYPE_CHECKING = False
@@ -32,7 +30,7 @@ def delete(root: str, id: str, *, force: bool = False) -> None:
         cgroup = state.noted_cgroup(directory)
         if cgroup is not None:
             _remove_cgroup(cgroup)
-        remove_directory(directory)
+        state.remove_directory(directory)
         return
     status = container.require("force delete" if force else "delete")
     if status != state.STOPPED:
@@ -53,6 +51,8 @@ def _end(container: State) -> None:
             pass
         if container.cgroup.frozen():
             container.cgroup.thaw()
+        import select
+
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         if not poll.poll(_PATIENCE * 1000):
@@ -74,7 +74,7 @@ def destroy(container: State) -> None:
     """End what is left in the cgroup, remove it, run the poststop hooks, remove the state."""
     _remove_cgroup(container.cgroup)
     _poststop(container)
-    remove_directory(container.directory)
+    state.remove_directory(container.directory)
 
 
 def _remove_cgroup(cgroup: Cgroup) -> None:

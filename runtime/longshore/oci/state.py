@@ -20,6 +20,7 @@ error.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 
@@ -255,6 +256,20 @@ def load_all(root: str) -> list[State]:
         except (NotFound, InvalidId, Damaged):
             continue
     return found
+
+
+def remove_directory(path: str) -> None:
+    """Remove a state directory and its (flat) contents."""
+    try:
+        for name in os.listdir(path):
+            below = f"{path}/{name}"
+            if stat.S_ISDIR(os.lstat(below).st_mode):
+                remove_directory(below)
+            else:
+                os.unlink(below)
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
 
 
 def timestamp(nanoseconds: int) -> str:

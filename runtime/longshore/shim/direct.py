@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import errors
+from longshore.oci import errors, state
 from longshore.oci import start as starting
-from longshore.oci.create import remove_directory
 from longshore.shim.library import Worded
 from longshore.shim.loop import READ, Loop, Promise
 
@@ -64,5 +63,5 @@ class Direct:
         with Worded("delete"):
             if not self._cgroup.delete_empty():
                 return False
-            remove_directory(self._directory)
+            state.remove_directory(self._directory)
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from longshore.linux.cgroup import figures, limits
 from longshore.oci import (
     checkpoint,
     create,
@@ -21,6 +22,9 @@ from longshore.oci import (
 )
 from longshore.oci import exec as exec_
 from longshore.shim.runtime import Image, Made, RuntimeFailure
+
+# What is otherwise imported by need: workers are forked, and would import it again and again.
+PRELOADED = (figures, limits)
 
 
 class Library:

@@ -11,9 +11,11 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -382,6 +384,16 @@ def container_message(id: str, snapshotter: str, name: str, labels: Labels) -> c
 # -- on a daemon --------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def gone_is_fine() -> Iterator[None]:
+    """For what a collection may have taken already."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() != grpc.StatusCode.NOT_FOUND:
+            raise
+
+
 class Builder:
     """Makes a graph on a daemon, all under a lease, so that no collection comes too early; `collect` ends it."""
 
@@ -479,9 +491,11 @@ class Builder:
             self.containers.Delete(containers.DeleteContainerRequest(id=each.id), metadata=self.plain)
         for kind, id in self.objects():
             if kind == "content":
-                self.content.Delete(content.DeleteContentRequest(digest=id), metadata=self.plain)
+                with gone_is_fine():  # the daemon may collect what was let go of before
+                    self.content.Delete(content.DeleteContentRequest(digest=id), metadata=self.plain)
             elif kind == "ingests":
-                self.content.Abort(content.AbortRequest(ref=id), metadata=self.plain)
+                with gone_is_fine():
+                    self.content.Abort(content.AbortRequest(ref=id), metadata=self.plain)
             elif kind == "leases":
                 self.leases.Delete(leases.DeleteRequest(id=id), metadata=self.plain)
             else:
@@ -490,7 +504,8 @@ class Builder:
                     info=snapshots.Info(name=id),
                     update_mask=FieldMask(paths=["labels"]),
                 )
-                self.snapshots.Update(request, metadata=self.plain)
+                with gone_is_fine():
+                    self.snapshots.Update(request, metadata=self.plain)
         self.leases.Create(leases.CreateRequest(id=self.GUARD), metadata=self.plain)
         self.collect()
         assert self.objects() == set()

@@ -11,12 +11,20 @@ from typing import TypeAlias
 import pytest
 
 from support import ctrtable, images, require
-from support.daemon import Longshore
+from support.daemon import COLLECTION_WHEN_ASKED, Longshore
 from support.realdaemon import RealContainerd
 from support.registry import Registry
 
 Daemon: TypeAlias = RealContainerd | Longshore
 BOX = "example.org/table:1"
+
+
+@pytest.fixture(scope="module", params=["real", "longshore"])
+def containerd(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    """Commands follow each other without a lease: only those that wait for a collection have one."""
+    kind = RealContainerd if request.param == "real" else Longshore
+    with kind(config=COLLECTION_WHEN_ASKED) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,14 @@ startup_delay = "1h"
 schedule_delay = "1h"
 """
 
+# Likewise, but whoever asks for a collection and waits has it at once. What counts is the interval, 500 s here.
+COLLECTION_WHEN_ASKED = """version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[plugins."io.containerd.gc.v1.scheduler"]
+startup_delay = "1h"
+pause_threshold = 0.00001
+"""
+
 
 class Longshore:
     """``with Longshore() as daemon: daemon.go_ctr("version")``.

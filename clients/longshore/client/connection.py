@@ -8,14 +8,18 @@ closed set in `longshore.api.errors`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-from grpc import aio
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from longshore.api import errors
 from longshore.api.namespaces import GRPC_HEADER, LEASE_HEADER
+
+if TYPE_CHECKING:
+    from grpc import aio
+
+    from longshore.client.wire.channel import Channel
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -48,24 +52,35 @@ def translated() -> Iterator[None]:
     """Turn a gRPC failure inside into one of `longshore.api.errors`."""
     try:
         yield
-    except aio.AioRpcError as error:
+    except Exception as error:
+        grpc: Any = sys.modules.get("grpc.aio")  # not imported, it raised nothing
+        if grpc is None or not isinstance(error, grpc.AioRpcError):
+            raise
         raise errors.from_code(int(error.code().value[0]), error.details() or error.code().name) from None
+
+
+def _grpc_channel(path: str) -> aio.Channel:
+    from grpc import aio  # 100 ms, which nobody pays who brings another channel
+
+    return aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS)
 
 
 class Connection:
     """A channel plus namespace and lease; `derive` shares the channel under other headers.
+
+    The channel is `grpc.aio`'s unless another is given, of `longshore.client.wire`.
 
     Create it inside a running event loop. `close` is the owner's business:
     derived connections are views.
     """
 
     def __init__(
-        self, address: str, namespace: str, *, lease: str = "", channel: aio.Channel | None = None
+        self, address: str, namespace: str, *, lease: str = "", channel: aio.Channel | Channel | None = None
     ) -> None:
         self.address = socket_path(address)
         self.namespace = namespace
         self.lease = lease
-        self.channel = channel or aio.insecure_channel(f"unix:{self.address}", options=CHANNEL_OPTIONS)
+        self.channel = channel or _grpc_channel(self.address)
         headers = ((GRPC_HEADER, namespace), (LEASE_HEADER, lease))
         self.metadata = tuple((key, value) for key, value in headers if value)
 

@@ -14,15 +14,16 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from longshore.api import typeurls
 from longshore.api.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from longshore.api.services.containers.v1 import containers_pb2 as pb
-from longshore.api.services.containers.v1.containers_pb2_grpc import ContainersStub
 from longshore.client import defaults
 from longshore.client import spec as specs
 from longshore.client.io import IO
 from longshore.client.spec import Option, Spec
+from longshore.client.stubs import stub
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from longshore.api.services.containers.v1.containers_pb2_grpc import ContainersAsyncStub
     from longshore.client.client import AsyncClient
     from longshore.client.images import Image
     from longshore.client.tasks import Task
@@ -142,7 +143,7 @@ class Container:
 class Containers:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
-        self.stub = ContainersStub(client.connection.channel)
+        self.stub: ContainersAsyncStub = stub(pb.DESCRIPTOR, "Containers", client.connection.channel)
 
     async def get(self, id: str) -> Container:
         """Raises NotFound."""

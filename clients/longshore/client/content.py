@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from grpc import aio
 
 from longshore.api.errors import AlreadyExists, DataLoss, Unavailable
 from longshore.api.services.content.v1 import content_pb2 as pb
-from longshore.api.services.content.v1.content_pb2_grpc import ContentStub
 from longshore.client.connection import Connection, translated
+from longshore.client.stubs import stub
 
 if TYPE_CHECKING:
+    from grpc import aio
+
+    from longshore.api.services.content.v1.content_pb2_grpc import ContentAsyncStub
     from longshore.api.types.descriptor_pb2 import Descriptor
 
 Info = pb.Info
@@ -85,7 +87,7 @@ class Writer:
 class Content:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = ContentStub(connection.channel)
+        self._stub: ContentAsyncStub = stub(pb.DESCRIPTOR, "Content", connection.channel)
 
     async def info(self, digest: str) -> Info:
         """Raises NotFound when this namespace doesn't have the blob."""

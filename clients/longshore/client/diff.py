@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from longshore.api.services.diff.v1 import diff_pb2 as pb
-from longshore.api.services.diff.v1.diff_pb2_grpc import DiffStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.mount_pb2 import Mount
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.diff.v1.diff_pb2_grpc import DiffAsyncStub
 
 
 class Diffs:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = DiffStub(connection.channel)
+        self._stub: DiffAsyncStub = stub(pb.DESCRIPTOR, "Diff", connection.channel)
 
     async def apply(self, layer: Descriptor, mounts: Sequence[Mount], *, sync_fs: bool = False) -> Descriptor:
         """Untar a layer blob into the mounts.

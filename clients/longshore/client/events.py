@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any
-from grpc import aio
 
 from longshore.api.services.events.v1 import events_pb2 as pb
-from longshore.api.services.events.v1.events_pb2_grpc import EventsStub
 from longshore.api.types.event_pb2 import Envelope
 from longshore.api.typeurls import pack, type_name
 from longshore.client.connection import Connection, translated
+from longshore.client.stubs import stub
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from grpc import aio
+
+    from longshore.api.services.events.v1.events_pb2_grpc import EventsAsyncStub
 
 SINCE_SEQUENCE = "longshore-since-sequence"
 SINCE_TIME = "longshore-since-time"
@@ -108,7 +110,7 @@ class Subscription:
 class Events:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = EventsStub(connection.channel)
+        self._stub: EventsAsyncStub = stub(pb.DESCRIPTOR, "Events", connection.channel)
 
     async def subscribe(
         self, *filters: str, since: int | None = None, since_time_ns: int | None = None

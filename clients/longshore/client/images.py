@@ -10,13 +10,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
 from longshore.api.services.images.v1 import images_pb2 as pb
-from longshore.api.services.images.v1.images_pb2_grpc import ImagesStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import oci, references
 from longshore.client.content import ingest_ref
+from longshore.client.stubs import stub
 from longshore.client.unpack import Step, first_missing, label_config, unpack_layer
 
 if TYPE_CHECKING:
+    from longshore.api.services.images.v1.images_pb2_grpc import ImagesAsyncStub
     from longshore.client.client import AsyncClient
     from longshore.client.registries import Report
     from longshore.client.sources import Named, Source
@@ -171,7 +172,7 @@ class Images:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._call = client.connection.call
-        self.stub = ImagesStub(client.connection.channel)
+        self.stub: ImagesAsyncStub = stub(pb.DESCRIPTOR, "Images", client.connection.channel)
 
     async def get(self, name: str, *, platform: oci.Platform | None = None) -> Image:
         """Raises NotFound. Names are taken as they are: `longshore.client.references` completes short ones."""

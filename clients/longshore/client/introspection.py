@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
 from longshore.api.services.introspection.v1 import introspection_pb2 as pb
-from longshore.api.services.introspection.v1.introspection_pb2_grpc import IntrospectionStub
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.introspection.v1.introspection_pb2_grpc import IntrospectionAsyncStub
 
 Plugin = pb.Plugin
 Server = pb.ServerResponse
@@ -18,7 +22,7 @@ Server = pb.ServerResponse
 class Introspection:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = IntrospectionStub(connection.channel)
+        self._stub: IntrospectionAsyncStub = stub(pb.DESCRIPTOR, "Introspection", connection.channel)
 
     async def plugins(self, filters: Sequence[str] = ()) -> list[Plugin]:
         """The daemon's parts; filters know `type` and `id`."""

@@ -11,14 +11,16 @@ and `Pipes` (we hold the other end).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    import asyncio
 
 BLOCK = 64 << 10  # a pipe's capacity
 
@@ -64,12 +66,18 @@ class Paths:
         return [path for path in (self.stdin, self.stdout, self.stderr) if path]
 
 
+def _running_loop() -> asyncio.AbstractEventLoop:
+    import asyncio  # whoever has one has it; without one nobody waits for it
+
+    return asyncio.get_running_loop()
+
+
 class Reader:
     """The reading end of a pipe. Iterate it for blocks as they come; `read` takes all up to end of file."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._loop = asyncio.get_running_loop()
+        self._loop = _running_loop()
 
     def fileno(self) -> int:
         return self._fd
@@ -103,7 +111,7 @@ class Writer:
     def __init__(self, fd: int, on_close: Callable[[], Awaitable[None]]) -> None:
         self._fd = fd
         self._on_close = on_close
-        self._loop = asyncio.get_running_loop()
+        self._loop = _running_loop()
 
     async def write(self, data: bytes) -> None:
         """Write all of it, waiting while the pipe is full. Raises BrokenPipeError when the process is gone."""

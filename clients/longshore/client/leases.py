@@ -11,11 +11,15 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from longshore.api.errors import NotFound
 from longshore.api.services.leases.v1 import leases_pb2 as pb
-from longshore.api.services.leases.v1.leases_pb2_grpc import LeasesStub
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.leases.v1.leases_pb2_grpc import LeasesAsyncStub
 
 Lease = pb.Lease
 Resource = pb.Resource
@@ -65,7 +69,7 @@ def is_abandoned(lease: Lease) -> bool:
 class Leases:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = LeasesStub(connection.channel)
+        self._stub: LeasesAsyncStub = stub(pb.DESCRIPTOR, "Leases", connection.channel)
 
     async def create(
         self, *, id: str = "", expires: float | None = None, labels: Mapping[str, str] | None = None

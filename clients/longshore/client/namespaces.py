@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from longshore.api.services.namespaces.v1 import namespace_pb2 as pb
-from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesAsyncStub
 
 Namespace = pb.Namespace
 
@@ -16,7 +20,7 @@ Namespace = pb.Namespace
 class Namespaces:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._stub = NamespacesStub(connection.channel)
+        self._stub: NamespacesAsyncStub = stub(pb.DESCRIPTOR, "Namespaces", connection.channel)
 
     async def create(self, name: str, labels: Mapping[str, str] | None = None) -> Namespace:
         """Raises AlreadyExists. Optional: a namespace springs into being with the first thing written in it."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from longshore.api.services.snapshots.v1 import snapshots_pb2 as pb
-from longshore.api.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsStub
 from longshore.api.types.mount_pb2 import Mount
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.snapshots.v1.snapshots_pb2_grpc import SnapshotsAsyncStub
 
 SnapshotInfo = pb.Info
 Usage = pb.UsageResponse
@@ -22,7 +26,7 @@ class Snapshots:
 
     def __init__(self, connection: Connection, snapshotter: str) -> None:
         self._connection = connection
-        self._stub = SnapshotsStub(connection.channel)
+        self._stub: SnapshotsAsyncStub = stub(pb.DESCRIPTOR, "Snapshots", connection.channel)
         self.snapshotter = snapshotter
 
     async def prepare(

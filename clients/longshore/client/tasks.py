@@ -6,7 +6,6 @@ deleted. `Process` is that life; `Task` adds what concerns a whole container.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import Mapping, Sequence
@@ -19,18 +18,21 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from longshore.api import typeurls
 from longshore.api.errors import Error, FailedPrecondition, NotFound
 from longshore.api.services.tasks.v1 import tasks_pb2 as pb
-from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksStub
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.metrics_pb2 import Metric
 from longshore.api.types.mount_pb2 import Mount
 from longshore.api.types.task import task_pb2 as task
 from longshore.client.io import IO, Null, Paths, Reader, Streams, Writer, open_streams
 from longshore.client.spec import Spec
+from longshore.client.stubs import stub
 
 if TYPE_CHECKING:
+    import asyncio
+
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from longshore.api.services.tasks.v1.tasks_pb2_grpc import TasksAsyncStub
     from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions
     from longshore.client.client import AsyncClient
     from longshore.client.images import Image
@@ -109,6 +111,8 @@ class Process:
         return self.pid
 
     def _watch(self) -> asyncio.Task[ExitStatus]:
+        import asyncio
+
         failed = self._waiting is not None and self._waiting.done() and self._failed(self._waiting)
         if self._waiting is None or failed:  # a daemon that came back can be asked again
             self._waiting = asyncio.ensure_future(self._wait())
@@ -128,6 +132,8 @@ class Process:
         """The exit status, once there is one; any number of callers may wait."""
         if self._deleted is not None:
             return self._deleted
+        import asyncio
+
         return await asyncio.shield(self._watch())
 
     async def state(self) -> State:
@@ -226,9 +232,17 @@ class _drained:
         self._draining: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> None:
+        if not self._readers:
+            return
+        import asyncio
+
         self._draining = [asyncio.ensure_future(self._drain(reader)) for reader in self._readers]
 
     async def __aexit__(self, *_: object) -> None:
+        if not self._draining:
+            return
+        import asyncio
+
         for draining in self._draining:
             draining.cancel()
         await asyncio.gather(*self._draining, return_exceptions=True)
@@ -354,7 +368,7 @@ class Tasks:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
-        self.stub = TasksStub(client.connection.channel)
+        self.stub: TasksAsyncStub = stub(pb.DESCRIPTOR, "Tasks", client.connection.channel)
         self.call = client.connection.call
 
     async def create(

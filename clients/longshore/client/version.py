@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.empty_pb2 import Empty
 
-from longshore.api.services.version.v1.version_pb2_grpc import VersionStub
+from longshore.api.services.version.v1 import version_pb2 as pb
 from longshore.client.connection import Connection
+from longshore.client.stubs import stub
+
+if TYPE_CHECKING:
+    from longshore.api.services.version.v1.version_pb2_grpc import VersionAsyncStub
 
 
 class Version(NamedTuple):
@@ -16,5 +20,6 @@ class Version(NamedTuple):
 
 
 async def version(connection: Connection) -> Version:
-    answer = await connection.call(VersionStub(connection.channel).Version, Empty())
+    service: VersionAsyncStub = stub(pb.DESCRIPTOR, "Version", connection.channel)
+    answer = await connection.call(service.Version, Empty())
     return Version(answer.version, answer.revision)

@@ -3,14 +3,15 @@
 A command is an ``async def`` that gets a client first and its parameters by
 name; `command` makes a click command of it. Modules import the SDK's nouns
 inside their functions or through the client, and click at the top: the start
-of ``ctr`` is a feature.
+of ``ctr`` is a feature. So it speaks by `longshore.client.wire`, and a command
+that is `plain` does without an event loop, half of its start otherwise.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ from longshore.api import errors
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
+    from longshore.client.wire.channel import Channel
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,14 +62,19 @@ class Failure(click.ClickException):
 
 
 def command(
-    *arguments: Callable[[Any], Any], name: str, **attributes: Any
-) -> Callable[[Callable[Concatenate[AsyncClient, P], Awaitable[int | None]]], click.Command]:
-    """Make a click command of an ``async def`` that takes a client. `arguments` are click's decorators."""
+    *arguments: Callable[[Any], Any], name: str, plain: bool = False, **attributes: Any
+) -> Callable[[Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, int | None]]], click.Command]:
+    """Make a click command of an ``async def`` that takes a client. `arguments` are click's decorators.
 
-    def decorate(function: Callable[Concatenate[AsyncClient, P], Awaitable[int | None]]) -> click.Command:
+    A `plain` one awaits nothing but the daemon's answers, one after the other.
+    """
+
+    def decorate(
+        function: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, int | None]],
+    ) -> click.Command:
         @click.pass_obj
         def run(settings: Settings, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            status = serve(settings, lambda client: function(client, *args, **kwargs))
+            status = serve(settings, lambda client: function(client, *args, **kwargs), plain)
             if status:
                 raise click.exceptions.Exit(status)
 
@@ -81,11 +88,15 @@ def command(
     return decorate
 
 
-def serve(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+def serve(
+    settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]], plain: bool = False
+) -> T:
     """Run `work` with a client, and turn what it raises into a `Failure`."""
-    import asyncio  # 30 ms that `ctr --help` need not pay
-
     try:
+        if plain and not settings.timeout and not settings.connect_timeout:
+            return _plainly(settings, work)
+        import asyncio  # 30 ms that many needn't pay
+
         return asyncio.run(_with_client(settings, work))
     except errors.Error as error:
         if settings.debug:
@@ -101,17 +112,47 @@ def serve(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
         raise Failure(str(error)) from None
 
 
-async def _with_client(settings: Settings, work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+def _client(settings: Settings, channel: Channel) -> AsyncClient:
+    from longshore.client.client import AsyncClient
+    from longshore.client.connection import Connection
+
+    return AsyncClient(connection=Connection(settings.address, settings.namespace, channel=channel))
+
+
+def _plainly(settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+    from longshore.client.wire import blocking
+
+    channel = blocking.channel(settings.address)
+    try:
+        return blocking.run(work(_client(settings, channel)))
+    finally:
+        blocking.run(channel.close())
+
+
+async def _with_client(settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
     import asyncio
 
-    from longshore.client.client import AsyncClient
+    from longshore.client.wire import loop
 
-    async with AsyncClient(settings.address, settings.namespace) as client:
+    channel = loop.channel(settings.address)
+    try:
         if settings.connect_timeout:
-            await asyncio.wait_for(client.connection.channel.channel_ready(), settings.connect_timeout)
-        if settings.timeout:
-            return await asyncio.wait_for(work(client), settings.timeout)
-        return await work(client)
+            await asyncio.wait_for(_ready(channel), settings.connect_timeout)
+        working = work(_client(settings, channel))
+        return await (asyncio.wait_for(working, settings.timeout) if settings.timeout else working)
+    finally:
+        await channel.close()
+
+
+async def _ready(channel: Channel) -> None:
+    """Until there is a daemon, which may still be starting."""
+    import asyncio
+
+    while True:
+        try:
+            return await channel.channel_ready()
+        except errors.Unavailable:
+            await asyncio.sleep(0.05)
 
 
 def failure(error: errors.Error, settings: Settings) -> Failure:

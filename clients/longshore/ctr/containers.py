@@ -24,7 +24,9 @@ def containers() -> None:
     """Manage containers: the records of what could run."""
 
 
-@command(tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list")
+@command(
+    tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list", plain=True
+)
 async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str, ...]) -> None:
     """List containers."""
     found = await client.containers.list(filters)
@@ -70,6 +72,7 @@ def document(container: Container) -> dict[str, Any]:
     click.option("--spec", "only_spec", is_flag=True, help="Only the runtime specification."),
     click.argument("id"),
     name="info",
+    plain=True,
 )
 async def info(client: AsyncClient, only_spec: bool, id: str) -> None:
     """Show one container."""
@@ -81,6 +84,7 @@ async def info(client: AsyncClient, only_spec: bool, id: str) -> None:
     click.option("--keep-snapshot", is_flag=True, help="Leave its snapshot."),
     click.argument("ids", nargs=-1, required=True),
     name="delete",
+    plain=True,
 )
 async def delete(client: AsyncClient, keep_snapshot: bool, ids: tuple[str, ...]) -> int:
     """Remove containers that don't run, with their snapshots."""
@@ -102,7 +106,7 @@ async def delete(client: AsyncClient, keep_snapshot: bool, ids: tuple[str, ...])
     return failed
 
 
-@command(click.argument("id"), click.argument("labels", nargs=-1, required=True), name="label")
+@command(click.argument("id"), click.argument("labels", nargs=-1, required=True), name="label", plain=True)
 async def label(client: AsyncClient, id: str, labels: tuple[str, ...]) -> None:
     """Set labels; an empty value removes one."""
     container = await client.containers.get(id)

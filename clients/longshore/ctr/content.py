@@ -23,7 +23,9 @@ def content() -> None:
     """Manage blobs: what images are made of."""
 
 
-@command(tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list")
+@command(
+    tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list", plain=True
+)
 async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str, ...]) -> None:
     """List blobs."""
     found = await client.content.list(filters)
@@ -53,6 +55,7 @@ async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str,
     tables.format_option,
     click.argument("pattern", default=""),
     name="active",
+    plain=True,
 )
 async def active(client: AsyncClient, timeout: str, root: str, form: str, pattern: str) -> None:
     """List what is being written."""
@@ -61,7 +64,7 @@ async def active(client: AsyncClient, timeout: str, root: str, form: str, patter
     tables.show(("REF", "SIZE", "AGE"), rows, form=form)
 
 
-@command(click.argument("digests", nargs=-1, required=True), name="get")
+@command(click.argument("digests", nargs=-1, required=True), name="get", plain=True)
 async def get(client: AsyncClient, digests: tuple[str, ...]) -> None:
     """Write blobs to standard output."""
     for digest in digests:
@@ -90,7 +93,7 @@ async def ingest(client: AsyncClient, expected_size: int, expected_digest: str, 
     await client.content.write(ref, standard_input(), size=expected_size, expected=expected_digest)
 
 
-@command(click.argument("digests", nargs=-1, required=True), name="delete")
+@command(click.argument("digests", nargs=-1, required=True), name="delete", plain=True)
 async def delete(client: AsyncClient, digests: tuple[str, ...]) -> None:
     """Remove blobs."""
     for digest in digests:
@@ -98,7 +101,9 @@ async def delete(client: AsyncClient, digests: tuple[str, ...]) -> None:
         click.echo(digest)
 
 
-@command(click.argument("digest"), click.argument("labels", nargs=-1, required=True), name="label")
+@command(
+    click.argument("digest"), click.argument("labels", nargs=-1, required=True), name="label", plain=True
+)
 async def label(client: AsyncClient, digest: str, labels: tuple[str, ...]) -> None:
     """Set labels; an empty value removes one."""
     info = await client.content.label(digest, parse_labels(labels))

@@ -30,7 +30,9 @@ def images() -> None:
     """Manage images."""
 
 
-@command(tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list")
+@command(
+    tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list", plain=True
+)
 async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str, ...]) -> None:
     """List images."""
     found = await client.images.list(filters)
@@ -79,6 +81,7 @@ async def measures(image: Image) -> tuple[int, list[str]]:
     tables.format_option,
     click.argument("filters", nargs=-1),
     name="check",
+    plain=True,
 )
 async def check(
     client: AsyncClient, quiet: bool, snapshotter: str, form: str, filters: tuple[str, ...]
@@ -236,6 +239,7 @@ async def export(
     click.argument("source"),
     click.argument("targets", nargs=-1, required=True),
     name="tag",
+    plain=True,
 )
 async def tag(
     client: AsyncClient,
@@ -259,6 +263,7 @@ async def tag(
     click.option("--sync", is_flag=True, help="Return after the garbage collection that follows."),
     click.argument("names", nargs=-1, required=True),
     name="delete",
+    plain=True,
 )
 async def delete(client: AsyncClient, sync: bool, names: tuple[str, ...]) -> None:
     """Remove images by name."""
@@ -272,6 +277,7 @@ async def delete(client: AsyncClient, sync: bool, names: tuple[str, ...]) -> Non
     click.argument("name"),
     click.argument("labels", nargs=-1, required=True),
     name="label",
+    plain=True,
 )
 async def label(client: AsyncClient, replace_all: bool, name: str, labels: tuple[str, ...]) -> None:
     """Set labels; an empty value removes one."""
@@ -286,6 +292,7 @@ async def label(client: AsyncClient, replace_all: bool, name: str, labels: tuple
     click.option("--content", "whole", is_flag=True, help="Show manifest and configuration too."),
     click.argument("name"),
     name="inspect",
+    plain=True,
 )
 async def inspect(client: AsyncClient, whole: bool, name: str) -> None:
     """Show an image's target, and with --content what it says."""
@@ -311,7 +318,7 @@ async def unpack(client: AsyncClient, snapshotter: str, name: str) -> None:
     click.echo(await (await client.images.get(name)).unpack(snapshotter))
 
 
-@command(snapshotter_option, tables.format_option, click.argument("name"), name="usage")
+@command(snapshotter_option, tables.format_option, click.argument("name"), name="usage", plain=True)
 async def usage(client: AsyncClient, snapshotter: str, form: str, name: str) -> None:
     """Show what an image's snapshots take, from the lowest layer up."""
     store = client.snapshots(snapshotter)

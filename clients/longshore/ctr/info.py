@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
 
 
-@command(name="info")
+@command(name="info", plain=True)
 async def info(client: AsyncClient) -> None:
     """Show the daemon's identity as JSON."""
     tables.show_json({"server": document(await client.introspection.server())})
@@ -25,7 +25,7 @@ def deprecations() -> None:
     """What the daemon's clients or settings use that is going away."""
 
 
-@command(tables.format_option, name="list")
+@command(tables.format_option, name="list", plain=True)
 async def list_(client: AsyncClient, form: str) -> None:
     """List deprecations that the daemon has noticed."""
     found = (await client.introspection.server()).deprecations

@@ -32,7 +32,9 @@ def leases() -> None:
     """Manage leases, which keep content and snapshots from the garbage collector."""
 
 
-@command(tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list")
+@command(
+    tables.quiet_option, tables.format_option, click.argument("filters", nargs=-1), name="list", plain=True
+)
 async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str, ...]) -> None:
     """List leases."""
     found = await client.leases.list(filters)
@@ -53,6 +55,7 @@ async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str,
     click.option("-x", "--expires", default="24h", help="End of life from now, as 24h or 90s; 0 for never."),
     click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]..."),
     name="create",
+    plain=True,
 )
 async def create(client: AsyncClient, lease: str, expires: str, labels: tuple[str, ...]) -> None:
     """Make a lease and print its name."""
@@ -65,6 +68,7 @@ async def create(client: AsyncClient, lease: str, expires: str, labels: tuple[st
     click.option("--sync", is_flag=True, help="Return after the garbage collection that follows."),
     click.argument("ids", nargs=-1, required=True),
     name="delete",
+    plain=True,
 )
 async def delete(client: AsyncClient, sync: bool, ids: tuple[str, ...]) -> None:
     """End leases."""
@@ -73,7 +77,7 @@ async def delete(client: AsyncClient, sync: bool, ids: tuple[str, ...]) -> None:
         click.echo(lease)
 
 
-@command(click.argument("lease"), tables.format_option, name="resources")
+@command(click.argument("lease"), tables.format_option, name="resources", plain=True)
 async def resources(client: AsyncClient, lease: str, form: str) -> None:
     """List what a lease holds."""
     found = await client.leases.resources(lease)

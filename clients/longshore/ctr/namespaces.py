@@ -25,14 +25,17 @@ def namespaces() -> None:
 
 
 @command(
-    click.argument("name"), click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]..."), name="create"
+    click.argument("name"),
+    click.argument("labels", nargs=-1, metavar="[LABEL=VALUE]..."),
+    name="create",
+    plain=True,
 )
 async def create(client: AsyncClient, name: str, labels: tuple[str, ...]) -> None:
     """Make a namespace."""
     await client.namespaces.create(name, parse_labels(labels))
 
 
-@command(tables.quiet_option, tables.format_option, name="list")
+@command(tables.quiet_option, tables.format_option, name="list", plain=True)
 async def list_(client: AsyncClient, quiet: bool, form: str) -> None:
     """List namespaces."""
     found = await client.namespaces.list()
@@ -56,6 +59,7 @@ def remove_cgroups(name: str) -> None:
     click.option("-c", "--cgroup", is_flag=True, help="Also the namespace's cgroup, which runc leaves."),
     click.argument("names", nargs=-1, required=True),
     name="remove",
+    plain=True,
 )
 async def remove(client: AsyncClient, cgroup: bool, names: tuple[str, ...]) -> None:
     """Remove empty namespaces."""
@@ -66,7 +70,7 @@ async def remove(client: AsyncClient, cgroup: bool, names: tuple[str, ...]) -> N
         click.echo(name)
 
 
-@command(click.argument("name"), click.argument("labels", nargs=-1, required=True), name="label")
+@command(click.argument("name"), click.argument("labels", nargs=-1, required=True), name="label", plain=True)
 async def label(client: AsyncClient, name: str, labels: tuple[str, ...]) -> None:
     """Set labels; an empty value removes one."""
     await client.namespaces.label(name, parse_labels(labels))

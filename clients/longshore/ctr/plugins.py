@@ -40,6 +40,7 @@ def platforms(plugin: Plugin) -> str:
     tables.format_option,
     click.argument("filters", nargs=-1),
     name="list",
+    plain=True,
 )
 async def list_(
     client: AsyncClient, quiet: bool, detailed: bool, form: str, filters: tuple[str, ...]
@@ -96,6 +97,7 @@ def describe(plugin: Plugin) -> str:
     click.option("--runc-root", default="", help="Where it keeps its state."),
     click.option("--runc-systemd-cgroup", is_flag=True, help="Have systemd make cgroups."),
     name="inspect-runtime",
+    plain=True,
 )
 async def inspect_runtime(client: AsyncClient, /, runtime: str, **values: Any) -> None:
     """Show what a runtime can do, as its shim tells it."""

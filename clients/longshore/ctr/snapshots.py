@@ -42,7 +42,7 @@ def kind(info: SnapshotInfo) -> str:
     return KIND_NAMES.get(info.kind, "Unknown")
 
 
-@command(tables.format_option, click.argument("filters", nargs=-1), name="list")
+@command(tables.format_option, click.argument("filters", nargs=-1), name="list", plain=True)
 async def list_(client: AsyncClient, form: str, filters: tuple[str, ...]) -> None:
     """List snapshots."""
     found = await chosen(client).list(filters)
@@ -51,7 +51,7 @@ async def list_(client: AsyncClient, form: str, filters: tuple[str, ...]) -> Non
     tables.show(("KEY", "PARENT", "KIND"), rows, form=form, objects=objects)
 
 
-@command(click.argument("key"), name="info")
+@command(click.argument("key"), name="info", plain=True)
 async def info(client: AsyncClient, key: str) -> None:
     """Show one snapshot."""
     found = await chosen(client).stat(key)
@@ -70,6 +70,7 @@ async def info(client: AsyncClient, key: str) -> None:
     tables.format_option,
     click.argument("keys", nargs=-1),
     name="usage",
+    plain=True,
 )
 async def usage(client: AsyncClient, bytes_: bool, form: str, keys: tuple[str, ...]) -> None:
     """Show what snapshots take, each without its parents."""
@@ -91,7 +92,7 @@ def branches(children: Mapping[str, Sequence[str]], name: str, depth: int = 0) -
         yield from branches(children, child, depth + 1)
 
 
-@command(name="tree")
+@command(name="tree", plain=True)
 async def tree(client: AsyncClient) -> None:
     """Show snapshots below their parents."""
     children: dict[str, list[str]] = {}
@@ -123,7 +124,7 @@ def show_mounts(target: str, mounts: Sequence[Mount], as_json: bool) -> None:
             click.echo(text)
 
 
-@command(click.argument("target"), click.argument("key"), name="mounts")
+@command(click.argument("target"), click.argument("key"), name="mounts", plain=True)
 async def mounts(client: AsyncClient, target: str, key: str) -> None:
     """Print how to mount a snapshot."""
     show_mounts(target, await chosen(client).mounts(key), False)
@@ -137,13 +138,13 @@ _MAKING = (
 )
 
 
-@command(*_MAKING, name="prepare")
+@command(*_MAKING, name="prepare", plain=True)
 async def prepare(client: AsyncClient, target: str, as_json: bool, key: str, parent: str) -> None:
     """Make a writable snapshot on a committed parent."""
     show_mounts(target, await chosen(client).prepare(key, parent, gc_root()), as_json)
 
 
-@command(*_MAKING, name="view")
+@command(*_MAKING, name="view", plain=True)
 async def view(client: AsyncClient, target: str, as_json: bool, key: str, parent: str) -> None:
     """Make a read-only snapshot."""
     show_mounts(target, await chosen(client).view(key, parent, gc_root()), as_json)
@@ -156,20 +157,20 @@ def gc_root() -> dict[str, str]:
     return {"containerd.io/gc.root": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
-@command(click.argument("key"), click.argument("active"), name="commit")
+@command(click.argument("key"), click.argument("active"), name="commit", plain=True)
 async def commit(client: AsyncClient, key: str, active: str) -> None:
     """Freeze the snapshot ACTIVE under the name KEY."""
     await chosen(client).commit(key, active, gc_root())
 
 
-@command(click.argument("keys", nargs=-1, required=True), name="delete")
+@command(click.argument("keys", nargs=-1, required=True), name="delete", plain=True)
 async def delete(client: AsyncClient, keys: tuple[str, ...]) -> None:
     """Remove snapshots."""
     for key in keys:
         await chosen(client).remove(key)
 
 
-@command(click.argument("key"), click.argument("labels", nargs=-1, required=True), name="label")
+@command(click.argument("key"), click.argument("labels", nargs=-1, required=True), name="label", plain=True)
 async def label(client: AsyncClient, key: str, labels: tuple[str, ...]) -> None:
     """Set labels; an empty value removes one."""
     await chosen(client).label(key, parse_labels(labels))

@@ -40,7 +40,7 @@ def status_name(number: int) -> str:
     return next((name for name, value in Status.items() if value == number), "UNKNOWN")
 
 
-@command(tables.quiet_option, tables.format_option, name="list")
+@command(tables.quiet_option, tables.format_option, name="list", plain=True)
 async def list_(client: AsyncClient, quiet: bool, form: str) -> None:
     """List tasks."""
     found = await client.tasks.list()
@@ -152,6 +152,7 @@ async def process_of(client: AsyncClient, id: str, exec_id: str) -> Process:
     click.option("-a", "--all", "every", is_flag=True, help="Every process in the container."),
     click.argument("id"),
     name="kill",
+    plain=True,
 )
 async def kill(client: AsyncClient, signal: str, exec_id: str, every: bool, id: str) -> None:
     """Send a signal."""
@@ -183,7 +184,7 @@ async def delete(client: AsyncClient, force: bool, exec_id: str, ids: tuple[str,
     return failed
 
 
-@command(click.argument("id"), tables.format_option, name="ps")
+@command(click.argument("id"), tables.format_option, name="ps", plain=True)
 async def ps(client: AsyncClient, id: str, form: str) -> None:
     """List a container's processes by the host's pids."""
     from longshore.api.types.runc.options.oci_pb2 import ProcessDetails
@@ -200,13 +201,13 @@ async def ps(client: AsyncClient, id: str, form: str) -> None:
     tables.show(("PID", "INFO"), rows, form=form, padding=4)
 
 
-@command(click.argument("id"), name="pause")
+@command(click.argument("id"), name="pause", plain=True)
 async def pause(client: AsyncClient, id: str) -> None:
     """Freeze a container."""
     await (await client.tasks.get(id)).pause()
 
 
-@command(click.argument("id"), name="resume")
+@command(click.argument("id"), name="resume", plain=True)
 async def resume(client: AsyncClient, id: str) -> None:
     """Let a frozen container go on."""
     await (await client.tasks.get(id)).resume()
@@ -269,7 +270,7 @@ def metric_rows(message: Message) -> list[tuple[str, str]]:
     return list(fields.items())
 
 
-@command(click.argument("id"), tables.format_option, name="metrics")
+@command(click.argument("id"), tables.format_option, name="metrics", plain=True)
 async def metrics(client: AsyncClient, id: str, form: str) -> None:
     """Show a container's counters, once."""
     from longshore.client.tasks import decode_metrics

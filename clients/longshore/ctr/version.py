@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
 
 
-@command(name="version", help="The versions of client and daemon.")
+@command(name="version", plain=True, help="The versions of client and daemon.")
 async def version(client: AsyncClient) -> None:
     daemon = await client.version()
     click.echo("Client:")

@@ -1,4 +1,4 @@
-"""Charts of a run, SVG and PNG, each for a light and for a dark page; drawn by matplotlib (`longshore[bench]`)."""
+"""Charts of a run: SVG for a light and for a dark page, and PNG; drawn by matplotlib (`longshore[bench]`)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def _style(colours: Colours) -> dict[str, Any]:
 
 
 def _save(figure: Any, stem: Path) -> list[Path]:
-    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    kinds = ("svg",) if stem.name.endswith("-dark") else ("svg", "png")
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     for file in files:
         metadata = {"Date": None} if file.suffix == ".svg" else {"Software": None}
         figure.savefig(file, dpi=110, metadata=metadata)

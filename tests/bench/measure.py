@@ -84,6 +84,10 @@ class Turn:
         """One value: seconds, bytes, or a number of something."""
         self._taken(name).turns[-1].append(value)
 
+    def beside(self, name: str, who: str, value: float) -> None:
+        """A value of somebody who takes no turns, shown in the same row."""
+        self._found.setdefault(name, {}).setdefault(who, Taken([[]])).turns[-1].append(value)
+
     @contextmanager
     def counted(self, name: str, pieces: int = 1) -> Iterator[None]:
         """The CPU in here is for `pieces` pieces of `name`; the side's memory is looked at once a turn, at the end."""

@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.daemons import Daemon, Pair
@@ -62,18 +62,22 @@ def weigh(daemon: Daemon, tasks: Sequence[Task], turn: Turn, what: str) -> None:
     shims = {parent(task.pid) for task in tasks}
     if len(shims) != len(tasks):
         raise RuntimeError(f"{daemon.name}: {len(shims)} shims of {len(tasks)} containers")
-    found = [Memory.of(shim) for shim in shims]
-    others = [Memory.of(pid) for pid in set(daemon.account.processes()) - shims]
-    for one in found:
-        for name, value in zip(MEMORY, (one.pss, one.private, one.threads), strict=True):
+    for shim in shims:
+        for name, value in measured([shim]).items():
             turn.took(f"shim, {what}: {name}", value)
-    totals = (
-        sum(one.pss for one in others),
-        sum(one.private for one in others),
-        sum(one.threads for one in others),
-    )
-    for name, value in zip(MEMORY, totals, strict=True):
+    rest = set(daemon.account.processes()) - shims
+    for name, value in measured(rest).items():
         turn.took(f"daemon, {what}: {name}", value)
+    if zygote := rest - {daemon.process.pid}:
+        for name, value in measured(zygote).items():
+            turn.beside(f"daemon, {what}: {name}", "our zygote's part", value)
+
+
+def measured(pids: Iterable[int]) -> dict[str, int]:
+    """Of all together, by the names of MEMORY."""
+    found = [Memory.of(pid) for pid in pids]
+    sums = (sum(getattr(one, name) for one in found) for name in ("pss", "private", "threads"))
+    return dict(zip(MEMORY, sums, strict=True))
 
 
 def units(what: str) -> dict[str, str]:

@@ -7,7 +7,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
+import signal
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,8 +20,10 @@ import pytest_asyncio
 
 from longshore.dockerd.engine import Attachment, StdioPaths
 from longshore.dockerd.errors import ServerError
+from longshore.dockerd.logs.connection import connect
 from longshore.dockerd.logs.manager import WARM, Logs
 from longshore.dockerd.records import Container, ContainerConfig, HostConfig, LogConfig
+from longshore.linux import processes
 from longshore.zygote.client import Zygote
 
 
@@ -201,6 +206,38 @@ async def test_it_outlives_dockerd(zygote: Zygote, logs: Logs, tmp_path: Path) -
     task.exit()
     await logs.ended(box)
     assert b"".join(await lines(logs, box)) == text
+    await logs.remove(box)
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+async def test_a_killed_logger_is_replaced(
+    logs: Logs, zygote: Zygote, tmp_path: Path, taken_over: bool
+) -> None:
+    """Also while dockerd is dead; nothing that is printed meanwhile is lost, and nobody waits."""
+    box = container(tmp_path)
+    task = Task(await logs.open(box))
+    await task.print(b"first\n")
+    following = logs.read(box, follow=True, tail=None)
+    assert (await anext(following)).line == b"first\n"
+    with closing(await connect(logs.folder(box))) as connection:
+        logger = processes.pidfd_open(connection.pid)
+    if taken_over:
+        await logs.close()
+    processes.pidfd_send_signal(logger, signal.SIGKILL)
+    await asyncio.to_thread(select.select, [logger], [], [])
+    os.close(logger)
+    await task.print(b"second\n")
+    if taken_over:
+        logs = Logs(logs._config, zygote)
+        await logs.take_over([box])
+    while not await logs.running(box):  # noqa: ASYNC110  (the replacement is nobody's to wait for)
+        await asyncio.sleep(0.01)
+    await task.print(b"third\n")
+    task.exit()
+    await logs.ended(box)
+    assert [entry.line async for entry in following] == [b"second\n", b"third\n"]
+    assert await lines(logs, box) == [b"first\n", b"second\n", b"third\n"]
+    assert not await logs.running(box)
     await logs.remove(box)
 
 

@@ -99,6 +99,26 @@ def test_published_port(docker: OurDockerd) -> None:
     assert not any("8080" in line for line in rules(docker, "nat"))
 
 
+def test_killed_proxies_are_replaced(docker: OurDockerd) -> None:
+    """Also those that a dockerd before this one started."""
+    serve(docker, "web", "--publish", "8080:80")
+    for _ in range(2):
+        before = proxies(docker)
+        assert len(before) == 2
+        docker.host.run(["kill", "-9", *before])
+        eventually(lambda before=before: len(proxies(docker) - before) == 2)  # type: ignore[misc]
+        assert fetched(docker, "http://127.0.0.1:8080/") == "web"
+        docker.kill9()
+        docker.start()
+    docker("rm", "--force", "web")
+    assert proxies(docker) == set()
+
+
+def proxies(docker: OurDockerd) -> set[str]:
+    """Their pids."""
+    return {line.split()[0] for line in processes(docker) if line.split()[1] == "docker-proxy"}
+
+
 def test_port_conflicts(docker: OurDockerd) -> None:
     serve(docker, "web", "--publish", "8080:80")
     said = docker("run", "--publish", "8080:80", "--name", "late", BUSYBOX, "true", check=False).stderr

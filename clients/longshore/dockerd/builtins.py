@@ -82,6 +82,7 @@ async def compose(config: Config, client: AsyncClient, zygote: Zygote, stack: As
     volumes = Volumes(state, events, config, zygote)
     networks = Networks(state, events, config, zygote)
     logs = Logs(config, zygote)
+    stack.push_async_callback(logs.close)
     containers = Containers(client, state, events, config, zygote, images, volumes, networks, logs)
     builder = Builder(client, state, events, config, zygote, images, containers)
     for part in (images, volumes, networks):

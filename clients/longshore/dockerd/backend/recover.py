@@ -71,6 +71,7 @@ class Recovery:
         running = [live.record for live in parts.registry if live.has_process]
         await parts.networks.restore(running)
         await parts.logs.keep_only(record.id for record in running)
+        await parts.logs.take_over(running)
         gate = asyncio.Semaphore(AT_ONCE)
         for live in parts.registry:
             if self._comes_back(live):

@@ -26,6 +26,8 @@ class Connection:
         self._fds: deque[int] = deque()
         self._sending = asyncio.Lock()
         self._complete = False
+        self.cut = False
+        """The logger hung up without a word: somebody killed it."""
 
     @property
     def pid(self) -> int:
@@ -72,7 +74,8 @@ class Connection:
             except OSError:
                 data, fds = b"", []
             self._fds.extend(fds)
-            complete = not data or any(kind == wire.DONE for kind, _ in self._frames.feed(data))
+            self.cut = not data
+            complete = self.cut or any(kind == wire.DONE for kind, _ in self._frames.feed(data))
         return complete
 
     def close(self) -> None:

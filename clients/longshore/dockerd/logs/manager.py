@@ -6,23 +6,34 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from longshore.api import errors
+from longshore.dockerd.ends import Ends
 from longshore.dockerd.engine import Attachment, LogEntry, LogSource, StdioPaths
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.logs import options, plan, wire
 from longshore.dockerd.logs.connection import Connection, connect
 from longshore.dockerd.logs.reading import Reader, Span
+from longshore.zygote.client import WorkerDied, WorkerError
 
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
     from longshore.dockerd.records import Container, LogConfig
     from longshore.zygote.client import Zygote
 
+log = structlog.get_logger(__name__)
+
 END_SECONDS: Final = 2.0
+_AGAIN_SECONDS: Final = 1.0
+"""Before a logger is replaced whose predecessor was already replaced."""
+_LOOK_SECONDS: Final = 0.02
 _PART: Final = 1 << 15
 _WORKER: Final = "longshore.dockerd.logs.logger:start"
 WARM: Final = ("longshore.dockerd.logs.logger",)
@@ -30,11 +41,22 @@ WARM: Final = ("longshore.dockerd.logs.logger",)
 
 
 class Logs(LogSource):
-    """One logger process per running container. Its folder, `<exec-root>/logs/<id>`, holds the FIFOs and its socket."""
+    """One logger process per running container. Its folder, `<exec-root>/logs/<id>`, holds the FIFOs and its socket.
+
+    A logger that was killed is replaced: the pipes keep what is printed in between.
+    """
 
     def __init__(self, config: Config, zygote: Zygote) -> None:
         self._config = config
         self._zygote = zygote
+        self._ends = Ends()
+        self._replacing: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """The loggers go on; they aren't watched any more."""
+        self._ends.close()
+        for id in list(self._replacing):
+            await self._let_be(id)
 
     def folder(self, container: Container) -> str:
         return f"{self._config.exec_root}/logs/{container.id}"
@@ -45,10 +67,12 @@ class Logs(LogSource):
 
     async def open(self, container: Container) -> StdioPaths:
         made = plan.make(container, self._config, self.folder(container))
+        await self._let_be(container.id)
         await self._end(self.folder(container), kill=True)
         await asyncio.to_thread(_make_folder, made)
         container.log_path = made.reported_path
-        await self._zygote.call(_WORKER, made.arguments())
+        answer = await self._zygote.call(_WORKER, made.arguments())
+        self._keep(container, answer["pid"])
         return made.stdio
 
     async def attach(self, container: Container) -> Attachment:
@@ -84,16 +108,19 @@ class Logs(LogSource):
                         return
                     if not await watch.news(reader.add):
                         watch.close()
-                        watch = None
-                        reader.stop_here()  # complete; what comes now is the next run's
+                        watch = await self._watching_again(container) if watch.cut else None
+                        if watch is None:
+                            reader.stop_here()  # complete; what comes now is the next run's
         finally:
             if watch is not None:
                 watch.close()
 
     async def ended(self, container: Container) -> None:
+        await self._let_be(container.id)
         await self._end(self.folder(container), kill=False)
 
     async def remove(self, container: Container) -> None:
+        await self._let_be(container.id)
         await self._end(self.folder(container), kill=True)
         made = plan.make(container, self._config, self.folder(container))
         await asyncio.to_thread(_remove_files, made)
@@ -105,6 +132,50 @@ class Logs(LogSource):
             for name in await asyncio.to_thread(os.listdir, f"{self._config.exec_root}/logs"):
                 if name not in kept:
                     await self._end(f"{self._config.exec_root}/logs/{name}", kill=True)
+
+    async def take_over(self, containers: Iterable[Container]) -> None:
+        """Of containers that run: their loggers were started by a dockerd before us."""
+        for container in containers:
+            try:
+                connection = await connect(self.folder(container))
+            except OSError:
+                self._lost(container)
+                continue
+            self._keep(container, connection.pid)
+            connection.close()
+
+    def _keep(self, container: Container, pid: int) -> None:
+        self._ends.expect(container.id, pid, partial(self._lost, container))
+
+    async def _let_be(self, id: str) -> None:
+        """From here on its logger may end."""
+        self._ends.forget(id)
+        task = self._replacing.pop(id, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _lost(self, container: Container, pause: float = 0) -> None:
+        socket = f"{self.folder(container)}/{wire.SOCKET}"
+        # One that ends because the container's streams did takes its socket away first.
+        if os.path.exists(socket) and container.id not in self._replacing:
+            self._replacing[container.id] = asyncio.ensure_future(self._replace(container, socket, pause))
+
+    async def _replace(self, container: Container, socket: str, pause: float) -> None:
+        log.warning("the logger of a container was killed: another one goes on", id=container.id)
+        try:
+            await asyncio.sleep(pause)
+            with suppress(FileNotFoundError):
+                os.unlink(socket)
+            made = plan.make(container, self._config, self.folder(container))
+            answer = await self._zygote.call(_WORKER, made.arguments())
+        except (WorkerError, WorkerDied) as error:
+            log.error("nobody reads what a container prints", id=container.id, error=str(error))
+            return
+        finally:
+            self._replacing.pop(container.id, None)  # before we watch: a death meanwhile is told of at once
+        again = partial(self._lost, container, _AGAIN_SECONDS)
+        self._ends.expect(container.id, answer["pid"], again)
 
     async def running(self, container: Container) -> bool:
         """Whether the container has a logger that answers."""
@@ -132,6 +203,20 @@ class Logs(LogSource):
             return await self._connected(container, wire.WATCH)
         except (errors.FailedPrecondition, ConnectionError):
             return None  # it doesn't run: what is recorded is all there will be
+
+    async def _watching_again(self, container: Container) -> Connection | None:
+        """The successor of a logger that was killed; None when there is none."""
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline:
+            if (watch := await self._watching(container)) is not None:
+                return watch
+            if not self._replaces(container):
+                return None
+            await asyncio.sleep(_LOOK_SECONDS)
+        return None
+
+    def _replaces(self, container: Container) -> bool:
+        return os.path.exists(f"{self.folder(container)}/{wire.SOCKET}") or container.id in self._replacing
 
     async def _end(self, folder: str, *, kill: bool) -> None:
         """Ask the logger to end, wait until its log is complete. With `kill` it has no choice."""

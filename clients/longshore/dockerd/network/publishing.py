@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from longshore.api import errors
+from longshore.dockerd.ends import Ends
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.network import conntrack, ports, rules
 from longshore.dockerd.network.bridge import HOST_BINDING
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_AGAIN_SECONDS: Final = 1.0
+"""Before a proxy is replaced whose predecessor was already replaced."""
+
 
 class Publishing:
     """`publish` and `withdraw` for the endpoint that a container reaches the world by."""
@@ -36,6 +40,14 @@ class Publishing:
         self._proxies = Proxies(zygote, f"{settings.exec_root}/network", settings.userland_proxy_path)
         # Sockets that only keep a port from others, where no proxy does.
         self._held: dict[Mapping, socket.socket] = {}
+        self._ends = Ends()
+        self._replacing: dict[str, asyncio.Task[None]] = {}
+
+    async def close(self) -> None:
+        """Proxies go on; they aren't watched any more."""
+        self._ends.close()
+        for task in list(self._replacing.values()):
+            await _over(task)
 
     async def publish(
         self, container: Container, network: Network, endpoint: Endpoint, write: Callable[[], None]
@@ -75,7 +87,47 @@ class Publishing:
         write()
         await _all(self._start_proxies(endpoint, bound), self._open(network, endpoint))
         write()
+        self._watch(endpoint, write)
         await self._forget_flows(endpoint.mappings)
+
+    def _watch(self, endpoint: Endpoint, write: Callable[[], None], pause: float = 0) -> None:
+        for proxy in endpoint.proxies:
+            self._ends.expect(proxy.pid, proxy.pid, lambda: self._lost(endpoint, write, pause))
+
+    def _lost(self, endpoint: Endpoint, write: Callable[[], None], pause: float) -> None:
+        """A proxy was killed. One task replaces all that are gone."""
+        if endpoint.proxies and endpoint.id not in self._replacing:
+            self._replacing[endpoint.id] = asyncio.ensure_future(self._replace(endpoint, write, pause))
+
+    async def _replace(self, endpoint: Endpoint, write: Callable[[], None], pause: float) -> None:
+        await asyncio.sleep(pause)
+        try:
+            await self._start_missing(endpoint)
+            write()
+        except (OSError, errors.Error) as error:
+            log.error("a killed docker-proxy can't be replaced", endpoint=endpoint.id, error=str(error))
+        finally:
+            del self._replacing[
+                endpoint.id
+            ]  # before we watch: one that has died meanwhile is told of at once
+        self._watch(endpoint, write, _AGAIN_SECONDS)
+
+    async def _start_missing(self, endpoint: Endpoint) -> None:
+        alive = [proxy for proxy in endpoint.proxies if self._proxies.is_alive(proxy)]
+        served = {proxy.mapping for proxy in alive}
+        missing = [mapping for mapping in endpoint.mappings if mapping not in served]
+        if missing and endpoint.proxies:
+            log.warning("a docker-proxy was killed: another one takes its port", ports=len(missing))
+        endpoint.proxies = alive
+        bound: list[ports.Bound] = []
+        try:
+            for mapping in missing:
+                bound.append(ports.Bound(mapping, ports.listen(mapping)))
+        except BaseException:
+            for each in bound:
+                each.holder.close()
+            raise
+        await self._start_proxies(endpoint, bound)
 
     @staticmethod
     async def _forget_flows(mappings: Sequence[Mapping]) -> None:
@@ -107,6 +159,10 @@ class Publishing:
         """Undo `publish`, also one of a dockerd that died. ServerError; twice is once."""
         if not endpoint.mappings:
             return
+        while task := self._replacing.get(endpoint.id):
+            await _over(task)
+        for proxy in endpoint.proxies:
+            self._ends.forget(proxy.pid)
         mappings, proxies = endpoint.mappings, endpoint.proxies
         changes = [
             firewall.change(remove=list(self._rules(network, endpoint, version)))
@@ -128,21 +184,21 @@ class Publishing:
         """After a restart, when everything that is known was taken over or undone."""
         await self._proxies.end_strays(proxy for each in endpoints for proxy in each.proxies)
 
-    async def take_over(self, network: Network, endpoint: Endpoint) -> None:
+    async def take_over(self, network: Network, endpoint: Endpoint, write: Callable[[], None]) -> None:
         """After a restart: what runs goes on, what doesn't is started again."""
         if not endpoint.mappings:
             return
-        alive = [proxy for proxy in endpoint.proxies if self._proxies.is_alive(proxy)]
-        served = {proxy.mapping for proxy in alive}
-        endpoint.proxies = alive
-        bound = []
         for mapping in endpoint.mappings:
             self._ports.adopt(mapping)
-            if mapping not in served:
-                bound.append(ports.Bound(mapping, ports.listen(mapping)))
-        await self._start_proxies(endpoint, bound)
+        await self._start_missing(endpoint)
+        self._watch(endpoint, write)
         for version, firewall in self._firewalls.items():
             firewall.expect(self._rules(network, endpoint, version))
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    """Not cancelled: what it has started is written down."""
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _all(*work: object) -> None:

@@ -103,7 +103,7 @@ class Sandboxes:
             network.adopt(endpoint.ipv6)
             network.endpoints[sandbox.container] = (sandbox, endpoint)
         for network, endpoint in self.on(sandbox):
-            await self._publishing.take_over(network, endpoint)
+            await self._publishing.take_over(network, endpoint, lambda: self._files.write(sandbox))
             self._drivers.bridges.expect_links(network, endpoint)
         if sandbox.dns_ports != (0, 0):
             await self._serve_names(sandbox)
@@ -113,6 +113,7 @@ class Sandboxes:
         """Containers keep what they have, but for names: those come back with the next dockerd."""
         for server in self._servers.values():
             server.close()
+        await self._publishing.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await self._sweep()

@@ -17,7 +17,7 @@ from bench import private
 from bench.daemons import Pair, flags, program
 from bench.measure import Account, Memory, Turn, take_turns
 from bench.report import Figures, measures
-from support import goparts
+from support import goparts, host
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
@@ -59,8 +59,7 @@ class Starter:
                 time.sleep(0.002)
             yield time.perf_counter() - started
         finally:
-            daemon.terminate()
-            daemon.wait()
+            host.stop(daemon, daemon.pid)
 
     def weigh(self) -> int:
         """Private bytes of the daemon, with its zygote's."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench import private
 from bench.measure import Account
-from support import goparts, images, process
+from support import goparts, host, images, process
 
 LONGSHORE = (sys.executable, "-m", "longshore.launcher")
 PROGRAMS: dict[str, tuple[str, ...]] = {"ours": (*LONGSHORE, "containerd"), "go": ("containerd",)}
@@ -116,6 +116,5 @@ def started(name: str) -> Iterator[Daemon]:
         print(process.tail(log), file=sys.stderr)
         raise
     finally:
-        running.terminate()
-        running.wait()
+        host.stop(running, running.pid)
         account.close()

@@ -153,7 +153,9 @@ class Account:
     """
 
     def __init__(self, name: str, parent: str) -> None:
-        self._top = next((top for top in (CGROUPS / "cpuacct", CGROUPS) if _usage(top) is not None), None)
+        self._top = next(
+            (top for top in (CGROUPS / "cpuacct", CGROUPS) if cpu_seconds(top) is not None), None
+        )
         self._names = (name, parent)
         if self._top is not None:
             (self._top / name).mkdir()
@@ -186,7 +188,7 @@ class Account:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
         used = children.ru_utime + children.ru_stime
         if self._top is not None:
-            used += sum(_usage(self._top / name) or 0 for name in self._names)
+            used += sum(cpu_seconds(self._top / name) or 0 for name in self._names)
         return used
 
     def memory(self) -> int:
@@ -203,7 +205,7 @@ class Account:
                     pass  # not empty, or its daemon removed it: who looks for leftovers will tell
 
 
-def _usage(group: Path) -> float | None:
+def cpu_seconds(group: Path) -> float | None:
     """CPU seconds of a group and all below it, by cgroup v1 or v2; None if that isn't one."""
     try:
         return int((group / "cpuacct.usage").read_text()) / 1e9

@@ -5,7 +5,10 @@ The bench itself is run by hand.
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from bench import charts, h2load, publish, report
 from bench.fits import fit
 from bench.machine import first_version
-from bench.measure import Found, Taken, Turn, order, take_turns
+from bench.measure import Found, Memory, Taken, Turn, cpu_seconds, family, order, take_turns
 
 
 class Fake:
@@ -92,6 +95,23 @@ def test_a_slow_machine_has_fewer_rounds_but_two() -> None:
 
     found = take_turns([Fake("ours"), Fake("go")], 9, work, within=-1)
     assert [len(taken.turns) for taken in found["work"].values()] == [2, 2]
+
+
+def test_cpu_by_either_version_of_cgroups(tmp_path: Path) -> None:
+    assert cpu_seconds(tmp_path) is None
+    (tmp_path / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
+    assert cpu_seconds(tmp_path) == 2.5
+    (tmp_path / "cpuacct.usage").write_text("1500000000\n")
+    assert cpu_seconds(tmp_path) == 1.5
+
+
+def test_memory_and_family_of_this_process() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert family(os.getpid())[0] == os.getpid() and child.pid in family(os.getpid())
+        found = Memory.of(os.getpid())
+        assert 0 < found.private < 1 << 34 and 0 < found.pss < 1 << 34 and found.threads >= 1
+        child.kill()
+    assert Memory.of(child.pid) == Memory() and family(child.pid) == []
 
 
 # -- figures --------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench import charts, report
@@ -9,6 +11,7 @@ from bench import charts, report
 BEGIN = "<!-- bench: written by `make bench-readme` -->"
 END = "<!-- /bench -->"
 FOLDER = Path("docs/bench")
+WHY = Path(__file__).with_name("why.toml")
 
 
 def between(text: str, written: str) -> str:
@@ -27,13 +30,26 @@ def picture(name: str, says: str) -> str:
     )
 
 
+def missed(run: report.Run, why: Mapping[str, str]) -> str:
+    """The aims that aren't reached, each with what `why` has for measures that begin so; "" when there is none."""
+    lines = []
+    for _, name, found in report.each(run):
+        if report.reached(found) == "no":
+            said = next((text for start, text in why.items() if name.startswith(start)), "")
+            figures = f"{report.number(found['ratio'])}, aim {report.number(found['aim'])}"
+            lines.append(f"- *{name}* ({figures}){': ' if said else ''}{said}\n")
+    return f"Not reached:\n\n{''.join(lines)}" if lines else ""
+
+
 def section(run: report.Run, second: report.Run | None) -> str:
     """Charts, then the tables, which are folded: they are long."""
     drawn = {name: picture(name, says) for name, says in charts.CHARTS.items()}
     rest = f"{drawn['others']}\n{report.tables(run, second)}"
     folded = f"<details>\n<summary>All figures</summary>\n\n{rest}\n</details>\n"
     machine = f"{report.machine_line(run, second)}\n"
-    return "\n".join((machine, drawn["aims"], report.summary(run, second), drawn["growth"], folded))
+    why = tomllib.loads(WHY.read_text())
+    parts = (machine, drawn["aims"], report.summary(run, second), missed(run, why), drawn["growth"], folded)
+    return "\n".join(filter(None, parts))
 
 
 def write(run: report.Run, second: report.Run | None, project: Path) -> None:

@@ -244,6 +244,15 @@ def test_the_section_shows_charts_and_tables() -> None:
     assert text.index("| ctr run |") < text.index("<details>")
 
 
+def test_what_is_missed_says_why() -> None:
+    assert (
+        publish.missed(RUN, {"ctr": "It waits."})
+        == "Not reached:\n\n- *ctr run* (0.50, aim 0.40): It waits.\n"
+    )
+    assert publish.missed(RUN, {}) == "Not reached:\n\n- *ctr run* (0.50, aim 0.40)\n"
+    assert publish.missed(run({}), {}) == ""
+
+
 # -- h2load ---------------------------------------------------------------------------------------------------
 
 SAID = """finished in 12.50ms, 160 req/s, 4.3MB/s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import struct
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -273,6 +274,28 @@ async def test_create_refuses(
     assert answer[0] == status and words in answer[1]
     assert docker("ps", "--all", "--quiet").stdout == ""
     assert docker.host.run(["ls", "/run/d/containers"]).stdout == ""
+
+
+async def test_an_image_of_another_platform(api: aiohttp.ClientSession) -> None:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    words = (
+        f"image with reference {BUSYBOX} was found but does not match the specified platform:"
+        f" wanted linux/s390x, actual: linux/{machine}"
+    )
+    other = '{"os":"linux","architecture":"s390x"}'
+    for method, path, platform in (
+        ("POST", "/containers/create", "linux/s390x"),
+        ("GET", f"/images/{BUSYBOX}/history", other),
+        ("GET", f"/images/{BUSYBOX}/get", other),
+        ("GET", "/images/get?names=" + BUSYBOX, other),
+    ):
+        options = {"json": {"Image": BUSYBOX}} if method == "POST" else {}
+        assert await ask(api, method, path, params={"platform": platform}, **options) == (404, words)
+    body = {"json": {"Image": BUSYBOX}}
+    said = await ask(api, "POST", "/containers/create", params={"platform": f"linux/{machine}"}, **body)
+    assert said[0] == 201
+    same = {"platform": f'{{"os":"linux","architecture":"{machine}"}}'}
+    assert (await ask(api, "GET", f"/images/{BUSYBOX}/history", params=same))[0] == 200
 
 
 async def test_a_network_that_is_not_there_is_the_starts_complaint(

@@ -10,6 +10,7 @@ from longshore.dockerd.backend import attach, detach, frames, listing, prune, ti
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.engine import Engine, LogEntry
 from longshore.dockerd.http import Answer, Call, Hijacked, Route
+from longshore.dockerd.images import platforms
 from longshore.dockerd.logs.reading import Span
 from longshore.dockerd.records import CreateBody
 
@@ -30,6 +31,7 @@ async def list_all(engine: Engine, call: Call) -> Answer:
 async def create(engine: Engine, call: Call) -> Answer:
     """POST /containers/create."""
     body = await call.json(CreateBody)
+    await platforms.check(engine.images, body.image, platforms.parse(call.query.get("platform", "")))
     made = await engine.containers.create(body, call.query.get("name", ""))
     return Answer(201, {"Id": made.live.id, "Warnings": made.warnings})
 

@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import IO, Any, cast
 
-from longshore.api import errors
 from longshore.client import oci
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
-from longshore.dockerd.images import listing, names, registries
+from longshore.dockerd.images import listing, names, platforms, registries
 from longshore.dockerd.images.bodies import BodyFile, download
 from longshore.dockerd.images.importing import Wish
 
@@ -35,6 +34,7 @@ async def inspect(engine: Engine, call: Call) -> Answer:
 
 async def history(engine: Engine, call: Call) -> Answer:
     """GET /images/{name}/history."""
+    await platforms.check(engine.images, call.path["name"], platforms.decode(call.query.get("platform", "")))
     return Answer(body=await engine.images.history(call.path["name"]))
 
 
@@ -90,11 +90,7 @@ async def _import(engine: Engine, call: Call) -> None:
 
 
 def _platform(call: Call) -> oci.Platform | None:
-    text = call.query.get("platform", "")
-    try:
-        return oci.parse_platform(text) if text else None
-    except ValueError as error:
-        raise errors.InvalidArgument(str(error)) from None
+    return platforms.parse(call.query.get("platform", ""))
 
 
 async def push(engine: Engine, call: Call) -> None:
@@ -108,6 +104,9 @@ async def push(engine: Engine, call: Call) -> None:
 async def save(engine: Engine, call: Call) -> None:
     """GET /images/get and /images/{name}/get."""
     asked = [call.path["name"]] if "name" in call.path else call.values("names")
+    wanted = platforms.decode(call.query.get("platform", ""))
+    for name in asked:
+        await platforms.check(engine.images, name, wanted)
     chosen = await engine.images.choose(asked)
     stream = await call.stream("application/x-tar")
     async with aclosing(cast(AsyncGenerator[bytes, None], engine.images.save(chosen))) as archive:
@@ -123,9 +122,15 @@ async def prune(engine: Engine, call: Call) -> Answer:
 
 async def search(engine: Engine, call: Call) -> Answer:
     """GET /images/search."""
-    raise errors.Unimplemented(
-        "searching registries is not implemented: Docker Hub can be searched at https://hub.docker.com/search"
+    from longshore.dockerd.images import searching
+
+    filters = call.filters(searching.FILTERS)
+    auth = registries.decode(call.headers.get("x-registry-auth", ""))
+    query = call.query
+    found = await searching.search(
+        engine.config, query.get("term", ""), query.get("limit", ""), filters, auth
     )
+    return Answer(body=found)
 
 
 async def load(engine: Engine, call: Call) -> None:

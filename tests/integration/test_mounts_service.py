@@ -15,10 +15,15 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from longshore.api import errors
+from longshore.api.services.leases.v1.leases_pb2 import CreateRequest, DeleteRequest
+from longshore.api.services.leases.v1.leases_pb2_grpc import LeasesStub
 from longshore.api.services.mounts.v1 import mounts_pb2 as api
 from longshore.api.services.mounts.v1.mounts_pb2_grpc import MountsStub
+from longshore.api.services.streaming.v1.streaming_pb2 import StreamInit
+from longshore.api.services.streaming.v1.streaming_pb2_grpc import StreamingStub
 from longshore.api.types.mount_pb2 import ActivationInfo
 from longshore.api.types.mount_pb2 import Mount as Message
+from longshore.api.typeurls import pack, type_name
 from longshore.containerd.scope import Scope
 from longshore.linux.mounts import Mount, mounted
 from support.daemon import Longshore
@@ -147,3 +152,41 @@ async def test_activations_outlive_the_daemon(tmp_path: Path) -> None:
             assert (await user.ask("Info", name="stays")).info == info
             await user.ask("Deactivate", name="stays")
         assert not there(info.active[0].mount_point)
+
+
+async def test_temporary_ones_go_with_their_lease(daemon: Longshore, tmp_path: Path) -> None:
+    """All of the list is mounted, and what the client gets is one bind mount."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    async with channel(daemon.address) as opened:
+        user = User(opened)
+        leases: Anything = LeasesStub(opened)
+        await ask(leases.Create, CreateRequest(id="l"), user.scope)
+        mounts = [Message(type="bind", source=str(tmp_path / "a"), options=["rbind", "ro"])]
+        leased = Scope(user.scope.namespace, "l")
+        request = api.ActivateRequest(name="t", mounts=mounts, temporary=True)
+        info = (await ask(user.stub.Activate, request, leased)).info
+        assert os.listdir(info.active[0].mount_point) == ["file"]
+        assert [(each.type, each.source) for each in info.system] == [("bind", info.active[0].mount_point)]
+        request = api.ActivateRequest(name="stays", mounts=mounts, temporary=True)
+        await ask(user.stub.Activate, request, user.scope)
+        await ask(leases.Delete, DeleteRequest(id="l", sync=True), user.scope)
+        assert await user.names() == ["stays"] and not there(info.active[0].mount_point)
+        await user.ask("Deactivate", name="stays")
+
+
+async def test_streams_end_with_their_lease(daemon: Longshore) -> None:
+    async with channel(daemon.address) as opened:
+        scope = Scope(f"m{uuid.uuid4().hex[:8]}", "l")
+        leases: Anything = LeasesStub(opened)
+        await ask(leases.Create, CreateRequest(id="l"), scope._replace(lease=""))
+        streams: Anything = StreamingStub(opened)
+        leased = streams.Stream(metadata=headers(scope))
+        free = streams.Stream(metadata=headers(scope._replace(lease="")))
+        for name, call in (("leased", leased), ("free", free)):
+            await call.write(pack(StreamInit(id=name)))
+            assert type_name(await call.read()) == "google.protobuf.Empty"
+        await ask(leases.Delete, DeleteRequest(id="l", sync=True), scope._replace(lease=""))
+        assert await leased.read() is grpc.aio.EOF and await leased.code() is grpc.StatusCode.OK
+        assert not free.done()
+        free.cancel()

@@ -44,7 +44,7 @@ from longshore.containerd.events.exchange import Exchange
 from longshore.containerd.events.service import EventsService
 from longshore.containerd.events.subscriptions import SubscriptionFile
 from longshore.containerd.gc import plugin as gc
-from longshore.containerd.gc.collector import Collect
+from longshore.containerd.gc.collector import Collect, Tied
 from longshore.containerd.gc.holds import Holds
 from longshore.containerd.images.service import ImagesService
 from longshore.containerd.introspection.service import IntrospectionService
@@ -109,6 +109,8 @@ class Kit:
     holds: Holds = field(default_factory=Holds)
     # Set by the part that schedules garbage collections; without it nothing is ever collected.
     collect: Collect | None = None
+    # What goes with a lease; told by the part that collects.
+    tied: list[Tied] = field(default_factory=list)
     differs: dict[str, Differ] = field(default_factory=dict)
     introspection: IntrospectionService = field(init=False)
     health: health.HealthServicer = field(init=False)

@@ -3,7 +3,8 @@
 It first looks on a reader, which keeps nobody waiting. Only if there is garbage
 does it mark again in the writer, where nothing can change meanwhile, and sweep
 in the same transaction. Files are removed after that, by the stores that made
-them, and only those that the transaction put into their trash.
+them, and only those that the transaction put into their trash. Streams and
+mounts, which aren't in the database, go with the lease they were made under.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class Files(Protocol):
         """Return when the files of all that was removed are gone, or can't be removed for now."""
 
 
+IsThere = Callable[[str, str], bool]
+"""(namespace, lease) -> whether there is such a lease."""
+
+
+class Tied(Protocol):
+    """Whoever has what goes with a lease and is no row of the database: streams, mounts."""
+
+    async def release(self, is_there: IsThere) -> None:
+        """Let go of what was made under leases that aren't there any more."""
+
+
 class Collection(NamedTuple):
     """`moment`: the time of judgement, ns. `pause`: s that writers waited; `seconds`: all but the files."""
 
@@ -46,18 +58,41 @@ class Collection(NamedTuple):
 
 
 class Collector:
-    """`snapshotters` may grow until the daemon serves. Run one collection at a time."""
+    """`snapshotters` and `tied` may grow until the daemon serves. Run one collection at a time."""
 
     def __init__(
-        self, store: Store, holds: Holds, content: Files | None, snapshotters: Mapping[str, Files]
+        self,
+        store: Store,
+        holds: Holds,
+        content: Files | None,
+        snapshotters: Mapping[str, Files],
+        tied: Sequence[Tied] = (),
     ) -> None:
         self._store = store
         self._holds = holds
         self._content = content
         self._snapshotters = snapshotters
+        self._tied = tied
 
     async def collect(self) -> Collection:
-        """Remove from the database what nothing keeps. The files are `clean_up`'s."""
+        """Remove from the database what nothing keeps, and let go of what went with a lease.
+
+        The files are `clean_up`'s.
+        """
+        done = await self._collect()
+        for tied in self._tied:
+            try:
+                await tied.release(self._has_lease)
+            except Exception as error:  # it is tried again at the next collection
+                log.warning("what a lease held stays for now", error=str(error))
+        return done
+
+    def _has_lease(self, namespace: str, id: str) -> bool:
+        statement = "SELECT 1 FROM leases WHERE namespace = ? AND id = ?"
+        row = self._store.read(lambda connection: connection.execute(statement, (namespace, id)).fetchone())
+        return row is not None
+
+    async def _collect(self) -> Collection:
         moment, begun = time.time_ns(), time.monotonic()
         needed = self._holds.held()
         found = await self._store.read_in_thread(lambda connection: mark.garbage(connection, moment, needed))

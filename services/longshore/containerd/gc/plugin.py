@@ -23,7 +23,7 @@ log = structlog.get_logger("gc")
 def build(kit: Kit) -> None:
     settings = Settings.of(kit.config.plugin(f"{TYPE}.scheduler"))
     store = kit.store
-    collector = Collector(store, kit.holds, getattr(kit, "content", None), kit.snapshotters)
+    collector = Collector(store, kit.holds, getattr(kit, "content", None), kit.snapshotters, kit.tied)
     scheduler = Scheduler(
         collector,
         settings,

@@ -2,6 +2,7 @@
 
     <state>/io.containerd.mount-manager.v1.sqlite/<namespace>/<hash of the name>/
         info       the ActivationInfo, written before the first mount
+        lease      the id of the lease that it goes with, if there is one
         0 1 ...    where the active mounts are
 
 The state directory is gone after a boot, and so are the mounts.
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from longshore.api import errors
 from longshore.api.types.mount_pb2 import ActivationInfo, ActiveMount
 from longshore.api.types.mount_pb2 import Mount as MountMessage
@@ -29,6 +32,7 @@ from longshore.containerd.times import timestamp
 from longshore.linux.mounts import Mount, mount_all, unmount_all
 
 _INFO: Final = "info"
+_LEASE: Final = "lease"
 _DEVICE: Final = "loop"  # key of ActiveMount.data
 
 
@@ -53,19 +57,43 @@ class Activations:
         ]
         return sorted(found, key=lambda info: info.name)
 
+    def leased(self) -> list[tuple[str, str, str]]:
+        """(namespace, name, lease) of those that go with a lease."""
+        found = []
+        for path in self._folder.glob(f"*/*/{_LEASE}"):
+            try:
+                name = ActivationInfo.FromString(path.with_name(_INFO).read_bytes()).name
+                found.append((path.parent.parent.name, name, path.read_text()))
+            except (FileNotFoundError, DecodeError):  # coming, going, or damaged
+                continue
+        return found
+
     def activate(
-        self, namespace: str, name: str, mounts: Sequence[MountMessage], labels: dict[str, str]
+        self,
+        namespace: str,
+        name: str,
+        mounts: Sequence[MountMessage],
+        labels: dict[str, str],
+        *,
+        lease: str = "",
+        temporary: bool = False,
     ) -> ActivationInfo:
-        """Make the mounts that are ours to make. Raises AlreadyExists, and what `plan` does; OSError. All or none."""
+        """Make the mounts that are ours to make. Raises AlreadyExists, and what `plan` does; OSError. All or none.
+
+        A `temporary` activation has all of them made, and leaves the client one bind mount of the last.
+        """
         if not name:
             raise errors.InvalidArgument("mount activation needs a name: invalid argument")
         place = self._place(namespace, name)
         if (place / _INFO).exists():
             raise errors.AlreadyExists(f'mount activation "{name}": already exists')
-        what = plan([Mount(each.type, each.source, each.options, each.target) for each in mounts])
+        wanted = [Mount(each.type, each.source, each.options, each.target) for each in mounts]
+        what = plan(wanted, everything=temporary)
         info = ActivationInfo(name=name, labels=labels)
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            if lease:
+                (place / _LEASE).write_text(lease)
             self._save(place, info)
             before: list[Place] = []
             for number, planned in enumerate(what.mounts):
@@ -76,6 +104,8 @@ class Activations:
                     before.append(Place(ready.mount, point))
                 else:
                     info.system.append(_message(ready.mount))
+            if temporary:
+                info.system.append(MountMessage(type="bind", source=before[-1].point, options=["rbind"]))
             self._save(place, info)
         except BaseException:
             _take_back(place, info)

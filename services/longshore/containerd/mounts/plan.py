@@ -80,13 +80,13 @@ class Place(NamedTuple):
     point: str
 
 
-def plan(mounts: Sequence[Mount]) -> Plan:
-    """Raises InvalidArgument for a prefix, an option or a template that makes no sense, Unimplemented when
-    there is nothing for us to do."""
+def plan(mounts: Sequence[Mount], *, everything: bool = False) -> Plan:
+    """With `everything` all are ours. Raises InvalidArgument for a prefix, an option or a template that makes no
+    sense, Unimplemented when there is nothing for us to do."""
     planned = tuple(_planned(mount) for mount in mounts)
-    if all(each.plain for each in planned):
+    if not planned or (all(each.plain for each in planned) and not everything):
         raise errors.Unimplemented("none of the mounts needs to be activated: not implemented")
-    active = 0
+    active = len(planned) if everything else 0
     for place, each in enumerate(planned):
         if each.mount[0] == LOOP:
             active = max(active, place + 1)

@@ -19,4 +19,6 @@ def build(kit: Kit) -> None:
 
 
 def build_service(kit: Kit) -> None:
-    add_MountsServicer_to_server(MountsService(kit.activations), kit.server)  # type: ignore[arg-type]
+    service = MountsService(kit.activations)
+    kit.tied.append(service)
+    add_MountsServicer_to_server(service, kit.server)  # type: ignore[arg-type]

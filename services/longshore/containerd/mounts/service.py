@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
+import structlog
 from google.protobuf.empty_pb2 import Empty
 
 from longshore.api import errors
@@ -25,8 +27,11 @@ from longshore.api.services.mounts.v1.mounts_pb2_grpc import MountsServicer
 from longshore.api.types.mount_pb2 import ActivationInfo
 from longshore.containerd import filters as filtering
 from longshore.containerd import rpc
+from longshore.containerd.gc.collector import IsThere
 from longshore.containerd.metadata import labels as labelling
 from longshore.containerd.mounts.manager import Activations
+
+log = structlog.get_logger("mounts")
 
 T = TypeVar("T")
 
@@ -43,7 +48,14 @@ class MountsService(MountsServicer):
         info = await self._alone(
             namespace,
             request.name,
-            lambda: self._activations.activate(namespace, request.name, request.mounts, labels),
+            lambda: self._activations.activate(
+                namespace,
+                request.name,
+                request.mounts,
+                labels,
+                lease=call.lease,
+                temporary=request.temporary,
+            ),
         )
         return ActivateResponse(info=info)
 
@@ -76,6 +88,18 @@ class MountsService(MountsServicer):
         for info in await asyncio.to_thread(self._activations.all, call.namespace):
             if keep(lookup(info)):
                 yield ListMessage(info=info)
+
+    async def release(self, is_there: IsThere) -> None:
+        """Take back the activations whose lease is gone; one in use is tried again at the next collection."""
+        for namespace, name, lease in await asyncio.to_thread(self._activations.leased):
+            if is_there(namespace, lease):
+                continue
+            try:
+                await self._alone(namespace, name, partial(self._activations.deactivate, namespace, name))
+            except errors.NotFound:
+                pass
+            except errors.Error as error:
+                log.warning("mounts of a lease that is gone", name=name, error=error.message)
 
     async def _alone(self, namespace: str, name: str, work: Callable[[], T]) -> T:
         """One change of a name at a time, in a thread."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def build(kit: Kit) -> None:
     kit.streams = Streams()
     kit.on_stop.append(kit.streams.close_all)
+    kit.tied.append(kit.streams)
 
 
 def build_service(kit: Kit) -> None:

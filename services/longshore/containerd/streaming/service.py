@@ -28,7 +28,7 @@ class StreamingService(StreamingServicer):
         first = await anext(aiter(requests), None)
         if first is None:
             return
-        stream = self._streams.add(namespace, _init(first).id)
+        stream = self._streams.add(namespace, _init(first).id, call.lease)
         carrying = asyncio.get_running_loop().create_task(stream.carry(requests))
         try:
             yield pack(Empty())

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from longshore.api import errors
 from longshore.api.typeurls import pack
+from longshore.containerd.gc.collector import IsThere
 
 # Messages of a client that nobody has taken yet; more stay in the transport, which slows the client down.
 _INBOX: Final = 16
@@ -26,8 +27,9 @@ Key = tuple[str, str]
 class Stream:
     """One end of an open stream. Used on the event loop, by one reader at a time."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, lease: str = "") -> None:
         self.id = id
+        self.lease = lease
         self._inbox: asyncio.Queue[Any | None] = asyncio.Queue(_INBOX)
         self._outbox: asyncio.Queue[Any | errors.Error | None] = asyncio.Queue()
         self._ended = False  # the client is gone, or we have closed it
@@ -94,13 +96,16 @@ class Streams:
     def __init__(self) -> None:
         self._open: dict[Key, Stream] = {}
 
-    def add(self, namespace: str, id: str) -> Stream:
-        """Register a new one. Raises InvalidArgument without an id, AlreadyExists for one in use."""
+    def add(self, namespace: str, id: str, lease: str = "") -> Stream:
+        """Register a new one, which ends when its lease does.
+
+        Raises InvalidArgument without an id, AlreadyExists for one in use.
+        """
         if not id:
             raise errors.InvalidArgument("stream id must not be empty: invalid argument")
         if (namespace, id) in self._open:
             raise errors.AlreadyExists(f'stream "{id}": already exists')
-        stream = self._open[namespace, id] = Stream(id)
+        stream = self._open[namespace, id] = Stream(id, lease)
         return stream
 
     def get(self, namespace: str, id: str) -> Stream:
@@ -112,6 +117,12 @@ class Streams:
 
     def remove(self, namespace: str, id: str) -> None:
         self._open.pop((namespace, id), None)
+
+    async def release(self, is_there: IsThere) -> None:
+        """Close those whose lease is gone."""
+        for (namespace, _), stream in list(self._open.items()):
+            if stream.lease and not is_there(namespace, stream.lease):
+                stream.close()
 
     def close_all(self) -> None:
         """The daemon stops."""

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import trustme
 
-from longshore.api.errors import Error, NotFound, Unauthenticated
+from longshore.api.errors import DataLoss, Error, InvalidArgument, NotFound, Unauthenticated
 from longshore.client import AsyncClient, Client
 from longshore.client.oci import parse_platform
+from longshore.client.pull import INTERRUPTED
 from longshore.client.registries import Progress, options
 from longshore.linux import mounts
 from longshore.registry.client import Options
@@ -512,6 +513,63 @@ async def test_lies_never_become_images(daemon: Daemon) -> None:
             assert await client.content.statuses() == []
             server.blobs[layer] = ("", data)
             await client.images.pull(name, registry=chosen)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("manifest", {"layers": {}}),
+        ("manifest", {"layers": [None]}),
+        ("manifest", {"config": {"digest": 5}}),
+        ("manifest", {"config": None}),
+        ("manifest", {"annotations": {"a": 1}}),
+        ("config", {"config": {"Env": True}}),
+        ("config", {"config": {"User": [None]}}),
+        ("config", {"rootfs": {"diff_ids": "sha256"}}),
+        ("config", {"rootfs": None}),
+        ("config", {"architecture": {}}),
+        ("config", {"os": "\ud800"}),
+        ("index", {"manifests": [{"platform": [1]}]}),
+        ("index", {"manifests": [{"annotations": [1]}]}),
+        ("index", {"manifests": [{"size": 1 << 70}]}),
+    ],
+)
+async def test_documents_of_another_form(kind: str, change: dict[str, Any], ours: Longshore) -> None:
+    """Digests agree, the JSON is what no image has: an error with words, and nothing begun is left."""
+    async with BadRegistry() as server:
+        entry = server.add_image("1", [TREE[2]], [layers.digest(TREE[2])])
+        manifest = json.loads(server.blobs[entry["digest"]][1])
+        config = json.loads(server.blobs[manifest["config"]["digest"]][1])
+        manifest["config"] = server.add(json.dumps(config | (change if kind == "config" else {})).encode())
+        manifest["config"]["mediaType"] = "application/vnd.oci.image.config.v1+json"
+        manifest |= change if kind == "manifest" else {}
+        entry = server.add(json.dumps(manifest).encode(), entry["mediaType"])
+        if kind == "index":
+            index = {"manifests": [entry | change["manifests"][0]]}
+            entry = server.add(json.dumps(index).encode(), "application/vnd.oci.image.index.v1+json")
+        server.tags["1"] = entry["digest"]
+        async with AsyncClient(str(ours.address), "forms") as client:
+            with pytest.raises((DataLoss, InvalidArgument)):
+                await client.images.pull(f"{server.address}/a:1", registry=options(policy=IMPATIENT))
+            assert await client.images.list() == []
+            assert [lease for lease in await client.leases.list() if INTERRUPTED not in lease.labels] == []
+
+
+async def test_a_size_of_another_namespaces_blob(daemon: Daemon) -> None:
+    """A blob that is here already, under a manifest that lies about its size, isn't tried for ever."""
+    async with BadRegistry() as server:
+        server.add_image("1", [TREE[2]], [layers.digest(TREE[2])])
+        server.blobs[server.tags["1"]] = retyped(server.blobs[server.tags["1"]])
+        server.tags["1"] = rename(server, server.tags["1"])
+        async with AsyncClient(str(daemon.address), "honest") as client:
+            await client.images.pull(f"{server.address}/a:1")
+        manifest = json.loads(server.blobs[server.tags["1"]][1])
+        manifest["layers"][0]["size"] = 0
+        server.tags["1"] = server.add(json.dumps(manifest).encode(), manifest["mediaType"])["digest"]
+        async with AsyncClient(str(daemon.address), "lied-to") as client:
+            with pytest.raises(DataLoss):
+                await client.images.pull(f"{server.address}/a:1", registry=options(policy=IMPATIENT))
+            assert await client.images.list() == []
 
 
 async def test_mirrors_that_fail_in_the_middle_of_a_blob(daemon: Daemon, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from longshore.api.errors import InvalidArgument, NotFound
+from longshore.api.errors import DataLoss, InvalidArgument, NotFound
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.client import oci, references
 from longshore.client.content import CHUNK, digest_of
 from longshore.client.sources import Named
+from longshore.registry import shapes
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
@@ -107,11 +108,10 @@ class ArchiveSource:
 
     async def _oci(self) -> list[Named]:
         data = self._files["index.json"]
-        index = _json(data, "index.json")
-        if not isinstance(index, dict) or not all(
-            isinstance(entry, dict) for entry in index.get("manifests") or ()
-        ):
-            raise InvalidArgument("archive has an index.json of another form: invalid argument")
+        try:
+            index = shapes.parse(data)
+        except ValueError as error:
+            raise InvalidArgument(f"archive has a bad index.json: {error}: invalid argument") from None
         blob = Descriptor(media_type=oci.INDEX, digest=digest_of(data), size=len(data))
         await self._client.content.write(f"index-{blob.digest}", data, labels=oci.gc_labels(index))
         self.index = blob
@@ -265,18 +265,26 @@ async def export_archive(
             entries.append({**_plain(image.target), "annotations": annotations})
             if not docker_manifest:
                 continue
-            manifest = await image.manifest()
+            if not await _is_image(image):
+                continue
+            config, *layers = oci.children(await image.manifest())
             docker.append(
                 {
-                    "Config": _path(manifest["config"]["digest"]),
+                    "Config": _path(config.digest),
                     "RepoTags": [name],
-                    "Layers": [_path(layer["digest"]) for layer in manifest["layers"]],
+                    "Layers": [_path(layer.digest) for layer in layers],
                 }
             )
         index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": entries}
         _add(tar, "index.json", json.dumps(index).encode())
         if docker:
             _add(tar, "manifest.json", json.dumps(docker).encode())
+
+
+async def _is_image(image: Image) -> bool:
+    """Whether there are manifests; a checkpoint need not have one."""
+    document = await image.document(image.target)
+    return "manifests" not in document or bool(oci.manifests(document))
 
 
 def _plain(blob: Descriptor) -> dict[str, Any]:
@@ -302,7 +310,11 @@ async def _export_tree(
     written.add(blob.digest)
     if blob.media_type in oci.INDEXES | oci.MANIFESTS:
         data = await client.content.read(blob.digest)
-        for child in wanted.children(json.loads(data)):
+        try:
+            document = shapes.parse(data)
+        except ValueError as error:
+            raise DataLoss(f"blob {blob.digest} is no manifest: {error}: data loss") from None
+        for child in wanted.children(document):
             try:
                 await _export_tree(client, tar, child, written, wanted)
             except NotFound:

@@ -18,6 +18,7 @@ from longshore.api.errors import DataLoss, NotFound
 from longshore.client import oci
 from longshore.client.content import digest_of
 from longshore.client.unpack import UNCOMPRESSED_LABEL
+from longshore.registry import shapes
 
 if TYPE_CHECKING:
     from longshore.api.types.descriptor_pb2 import Descriptor
@@ -70,9 +71,9 @@ class _Conversion:
         """The descriptor, as JSON, of what a manifest or index becomes."""
         data = await self._client.content.read(blob.digest)
         try:
-            old = json.loads(data)
+            old = shapes.parse(data)
         except ValueError as error:
-            raise DataLoss(f"blob {blob.digest} is no JSON: {error}: data loss") from None
+            raise DataLoss(f"blob {blob.digest} is no manifest: {error}: data loss") from None
         old.setdefault("mediaType", blob.media_type)
         new = await (self._index(old) if "manifests" in old else self._manifest(old))
         new["mediaType"] = self._type(old["mediaType"])
@@ -84,7 +85,7 @@ class _Conversion:
 
     async def _index(self, old: Mapping[str, Any]) -> dict[str, Any]:
         entries = []
-        for entry in old["manifests"]:
+        for entry in oci.manifests(old):
             if self._form.platform and not oci.matches(self._form.platform, entry.get("platform")):
                 continue
             entries.append({**entry, **await self.document(oci.descriptor(entry))})
@@ -93,15 +94,17 @@ class _Conversion:
         return {**old, "manifests": entries}
 
     async def _manifest(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        config = {**old["config"], "mediaType": self._type(old["config"]["mediaType"])}
-        return {**old, "config": config, "layers": [await self._layer(layer) for layer in old["layers"]]}
+        config = dict(old.get("config") or {})
+        config["mediaType"] = self._type(config.get("mediaType") or "")
+        layers = [await self._layer(layer) for layer in old.get("layers") or []]
+        return {**old, "config": config, "layers": layers}
 
     async def _layer(self, old: Mapping[str, Any]) -> dict[str, Any]:
-        digest = old["digest"]
+        digest, media_type = old.get("digest") or "", old.get("mediaType") or ""
         if digest not in self._layers:
-            plain = PLAIN_TYPES.get(old["mediaType"]) if self._form.uncompress else None
+            plain = PLAIN_TYPES.get(media_type) if self._form.uncompress else None
             self._layers[digest] = {**old, **(await self._uncompressed(digest) if plain else {})}
-            self._layers[digest]["mediaType"] = self._type(plain or old["mediaType"])
+            self._layers[digest]["mediaType"] = self._type(plain or media_type)
         return self._layers[digest]
 
     def _type(self, media_type: str) -> str:

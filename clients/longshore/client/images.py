@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from longshore.client import oci, references
 from longshore.client.content import ingest_ref
 from longshore.client.stubs import stub
 from longshore.client.unpack import Step, first_missing, label_config, unpack_layer
+from longshore.registry import shapes
 
 if TYPE_CHECKING:
     from longshore.api.services.images.v1.images_pb2_grpc import ImagesAsyncStub
@@ -52,12 +52,11 @@ class Image:
     async def document(self, blob: Descriptor) -> dict[str, Any]:
         """A manifest, index or config as JSON. Raises NotFound, DataLoss."""
         try:
-            found = json.loads(await self._client.content.read(blob.digest))
+            return shapes.parse(await self._client.content.read(blob.digest))
         except ValueError as error:
-            raise DataLoss(f"blob {blob.digest} is no JSON: {error}: data loss") from None
-        if not isinstance(found, dict):
-            raise DataLoss(f"blob {blob.digest} is no JSON object: data loss")
-        return found
+            raise DataLoss(
+                f"blob {blob.digest} is no manifest or configuration: {error}: data loss"
+            ) from None
 
     async def manifest(self) -> dict[str, Any]:
         """The manifest of the platform. Raises NotFound when the image has none for it."""
@@ -75,11 +74,17 @@ class Image:
 
     async def config(self) -> dict[str, Any]:
         """The image's configuration: ``config`` (Env, Cmd, ...), ``rootfs.diff_ids``, ``history``."""
-        return await self.document(oci.descriptor((await self.manifest())["config"]))
+        return await self.document(await self._config_blob())
+
+    async def _config_blob(self) -> Descriptor:
+        manifest = await self.manifest()
+        if not manifest.get("config"):
+            raise DataLoss(f"image {self.name} has no configuration: data loss")
+        return oci.descriptor(manifest["config"])
 
     async def chain_id(self) -> str:
         """The name of the snapshot that holds all layers; "" for an image without layers."""
-        chain = oci.chain_ids((await self.config())["rootfs"]["diff_ids"])
+        chain = oci.chain_ids(oci.diff_ids(await self.config()))
         return chain[-1] if chain else ""
 
     async def blobs(self) -> list[Descriptor]:
@@ -100,13 +105,13 @@ class Image:
         for entry in entries:
             try:
                 manifest = await self.document(oci.descriptor(entry)) if "digest" in entry else document
-                if "config" not in manifest:
+                if not manifest.get("config"):
                     continue
                 config = await self.document(oci.descriptor(manifest["config"]))
-            except NotFound:
+            except (NotFound, DataLoss):
                 continue
             platform = oci.Platform(
-                config.get("os", ""), config.get("architecture", ""), config.get("variant", "")
+                config.get("os") or "", config.get("architecture") or "", config.get("variant") or ""
             )
             if platform.os and str(platform) not in found:
                 found.append(str(platform))
@@ -126,7 +131,7 @@ class Image:
 
     async def layers(self) -> list[tuple[Descriptor, str]]:
         """Each layer from the bottom, and the name of the snapshot that it becomes."""
-        chain = oci.chain_ids((await self.config())["rootfs"]["diff_ids"])
+        chain = oci.chain_ids(oci.diff_ids(await self.config()))
         layers = (await self.manifest()).get("layers") or []
         return [(oci.descriptor(layer), name) for layer, name in zip(layers, chain, strict=False)]
 
@@ -148,8 +153,8 @@ class Image:
         they differ. Layers that another unpack has made meanwhile are used.
         """
         manifest = await self.manifest()
-        config_blob = oci.descriptor(manifest["config"])
-        diff_ids = (await self.document(config_blob))["rootfs"]["diff_ids"]
+        config_blob = await self._config_blob()
+        diff_ids = oci.diff_ids(await self.document(config_blob))
         layers = [oci.descriptor(layer) for layer in manifest.get("layers") or []]
         if len(layers) != len(diff_ids):
             raise DataLoss(f"image {self.name}: {len(layers)} layers, {len(diff_ids)} DiffIDs: data loss")
@@ -385,9 +390,8 @@ async def store_tree(client: AsyncClient, source: Source, blob: Descriptor, dept
     if depth > DEEPEST:
         raise FailedPrecondition(f"{blob.digest} lies below too many indexes: failed precondition")
     try:
-        document = json.loads(await client.content.read(blob.digest, limit=LARGEST_DOCUMENT))
-        oci.children(document)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        document = shapes.parse(await client.content.read(blob.digest, limit=LARGEST_DOCUMENT))
+    except ValueError as error:
         raise DataLoss(f"blob {blob.digest} is no manifest: {error}: data loss") from None
     await client.content.label(blob.digest, oci.gc_labels(document))
     for child in oci.children(document):

@@ -72,10 +72,10 @@ def _variant(architecture: str, variant: str) -> str:
 def descriptor(data: Mapping[str, Any]) -> Descriptor:
     """From its JSON."""
     return Descriptor(
-        media_type=data.get("mediaType", ""),
-        digest=data.get("digest", ""),
-        size=data.get("size", 0),
-        annotations=data.get("annotations") or {},
+        media_type=data.get("mediaType") or "",
+        digest=data.get("digest") or "",
+        size=data.get("size") or 0,
+        annotations={key: value or "" for key, value in (data.get("annotations") or {}).items()},
     )
 
 
@@ -90,7 +90,7 @@ def children(document: Mapping[str, Any]) -> list[Descriptor]:
 def manifests(index: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The entries of an index that are manifests or indexes; that of a checkpoint has others, too."""
     known = {"", *INDEXES, *MANIFESTS}
-    return [entry for entry in index["manifests"] or [] if entry.get("mediaType", "") in known]
+    return [entry for entry in index["manifests"] or [] if (entry.get("mediaType") or "") in known]
 
 
 def is_foreign(blob: Descriptor) -> bool:
@@ -106,12 +106,17 @@ def gc_labels(document: Mapping[str, Any]) -> dict[str, str]:
             for place, child in enumerate(children(document))
         }
     labels = {
-        f"containerd.io/gc.ref.content.l.{place}": layer["digest"]
+        f"containerd.io/gc.ref.content.l.{place}": descriptor(layer).digest
         for place, layer in enumerate(document.get("layers") or [])
     }
     if document.get("config"):
-        labels["containerd.io/gc.ref.content.config"] = document["config"]["digest"]
+        labels["containerd.io/gc.ref.content.config"] = descriptor(document["config"]).digest
     return labels
+
+
+def diff_ids(config: Mapping[str, Any]) -> list[str]:
+    """Of an image's configuration: the digests of its uncompressed layers, from the bottom."""
+    return list((config.get("rootfs") or {}).get("diff_ids") or [])
 
 
 def chain_ids(diff_ids: Sequence[str]) -> list[str]:

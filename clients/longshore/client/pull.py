@@ -17,7 +17,6 @@ that was killed leaves its lease, which names image and process.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,6 +37,7 @@ from longshore.client.registries import (
 )
 from longshore.client.tasking import cancel_all, run_all
 from longshore.client.unpack import Step, first_missing, is_extraction, label_config, unpack_layer
+from longshore.registry import shapes
 from longshore.registry.documents import Descriptor, Document, read_document
 from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform, choose
@@ -208,6 +208,9 @@ class _Pull:
         await self._client.content.label(blob.digest, _gc_labels(document))
         if not blob.is_index:
             return [document]
+        for entry in document.manifests if self._wish.every else ():
+            if not entry.is_document:  # a checkpoint's
+                await self._blob(entry)
         return [
             found for child in self._chosen(document) for found in await self._manifests(child, depth + 1)
         ]
@@ -266,11 +269,10 @@ class _Pull:
         """How the layers become snapshots; nothing for what is no container image (an attestation, a chart)."""
         data = await self._client.content.read(config.digest)
         try:
-            rootfs = json.loads(data).get("rootfs") or {}
-            diff_ids = [str(entry) for entry in rootfs.get("diff_ids") or []]
-        except (ValueError, AttributeError):
+            diff_ids = oci.diff_ids(shapes.parse(data))
+        except ValueError as error:
             if "container.image" in config.media_type or "image.config" in config.media_type:
-                raise BadContent(f"config {config.digest} is no JSON object") from None
+                raise BadContent(f"config {config.digest}: {error}") from None
             diff_ids = []
         if not diff_ids and config.media_type not in (oci.CONFIG, oci.DOCKER_CONFIG):
             return []
@@ -336,7 +338,7 @@ class _Pull:
 
     async def _blob(self, blob: Descriptor) -> None:
         """Have it in the store, held by our lease, with the label that says where it is from."""
-        hosts = len(self._repository.hosts)
+        hosts, fresh = len(self._repository.hosts), False
         while True:
             resumed = False
             try:
@@ -351,7 +353,10 @@ class _Pull:
                 # What the ingest has may be of several hosts and times: begin anew, at another host if there is one.
                 await self._drop(blob)
                 self._repository.distrust()
-                hosts -= 0 if resumed else 1
+                if resumed and not fresh:
+                    fresh = True  # once: a blob of another namespace is there again when the ingest is opened
+                else:
+                    hosts -= 1
                 if hosts <= 0:
                     raise
 

@@ -5,14 +5,15 @@ Pulling and pushing whole images is `Images.pull` and `Images.push`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from longshore.api.errors import DataLoss
 from longshore.api.types.descriptor_pb2 import Descriptor as DescriptorMessage
 from longshore.client.content import ingest_ref
 from longshore.client.registries import Options, message_of, options, translated
+from longshore.registry import shapes
 from longshore.registry.documents import Descriptor
 
 if TYPE_CHECKING:
@@ -70,6 +71,14 @@ async def remote(name: str, registry: Options | None = None) -> AsyncIterator[Re
         yield Remote(repository)
 
 
+def parsed(blob: DescriptorMessage, data: bytes) -> dict[str, Any]:
+    """A manifest or index. Raises DataLoss."""
+    try:
+        return shapes.parse(data)
+    except ValueError as error:
+        raise DataLoss(f"{blob.digest} is no manifest: {error}: data loss") from None
+
+
 async def fetch_metadata(
     client: AsyncClient, name: str, registry: Options | None = None
 ) -> DescriptorMessage:
@@ -81,7 +90,7 @@ async def fetch_metadata(
 
     async def store(door: Remote, blob: DescriptorMessage) -> None:
         data = b"".join([block async for block in door.fetch(blob)])
-        document = json.loads(data) if blob.media_type in oci.INDEXES | oci.MANIFESTS else {}
+        document = parsed(blob, data) if blob.media_type in oci.INDEXES | oci.MANIFESTS else {}
         labels = oci.gc_labels(document) if document else None
         await leased.content.write(ingest_ref(blob), data, labels=labels)
         if "manifests" in document:

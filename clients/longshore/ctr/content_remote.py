@@ -71,9 +71,8 @@ async def fetch(
 
 async def descriptor_of(remote: Remote, digest: str) -> Descriptor:
     """The descriptor of something below the remote's name; a registry doesn't tell sizes by digest alone."""
-    import json
-
     from longshore.client import oci
+    from longshore.client.remote import parsed
 
     pending = [await remote.resolve()]
     while pending:
@@ -82,7 +81,7 @@ async def descriptor_of(remote: Remote, digest: str) -> Descriptor:
             return blob
         if blob.media_type in oci.INDEXES | oci.MANIFESTS:
             data = b"".join([block async for block in remote.fetch(blob)])
-            pending += oci.children(json.loads(data))
+            pending += oci.children(parsed(blob, data))
     error = NotFound(f"{digest} is nothing that the image consists of: not found")
     error.hint = "`ctr content fetch-object NAME` shows the manifest, which lists the digests"
     raise error

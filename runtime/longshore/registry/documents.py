@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from longshore.registry import shapes
 from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform
 from longshore.registry.references import is_digest
@@ -97,11 +98,9 @@ def read_document(found: Descriptor, data: bytes) -> Document:
     them (CVE-2021-41190).
     """
     try:
-        content = json.loads(data)
+        content = shapes.parse(data)
     except ValueError as error:
-        raise BadContent(f"{found.digest} is called {found.media_type} but is no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise BadContent(f"{found.digest} is called {found.media_type} but is no JSON object")
+        raise BadContent(f"{found.digest} is called {found.media_type} but: {error}") from None
     _check_kind(found, content)
     config = content.get("config")
     return Document(
@@ -143,7 +142,7 @@ def media_type_of(content_type: str, data: bytes) -> str:
         return served
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return served
     said = content.get("mediaType") if isinstance(content, dict) else None
     if isinstance(said, str) and said:

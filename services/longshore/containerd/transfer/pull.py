@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ from longshore.containerd.transfer import oci
 from longshore.containerd.transfer.progress import Progress
 from longshore.containerd.transfer.shelf import Shelf, Step, store_stream
 from longshore.containerd.transfer.tasking import running
+from longshore.registry import shapes
 from longshore.registry.documents import Descriptor, Document
 from longshore.registry.errors import BadContent
 from longshore.registry.platforms import Platform, acceptable
@@ -193,11 +193,10 @@ class Intake:
         if blob.media_type not in (oci.CONFIG, oci.DOCKER_CONFIG):
             return [], Platform("", "")
         try:
-            config = json.loads(await self._shelf.read(blob))
-            diff_ids = [str(entry) for entry in (config.get("rootfs") or {}).get("diff_ids") or []]
-            return diff_ids, Platform.of(config)
-        except (ValueError, AttributeError):
-            raise BadContent(f"config {blob.digest} is no image configuration") from None
+            config = shapes.parse(await self._shelf.read(blob))
+        except ValueError as error:
+            raise BadContent(f"config {blob.digest} is no image configuration: {error}") from None
+        return list((config.get("rootfs") or {}).get("diff_ids") or []), Platform.of(config)
 
     def _snapshotter(self, found: Platform) -> str:
         for wanted, snapshotter in self._wish.unpacks:

@@ -70,6 +70,20 @@ async def test_a_worker_has_no_secrets_and_no_descriptors(zygote: Zygote) -> Non
     assert len(seen["fds"]) == 4  # 0, 1, 2 and the reply socket
 
 
+async def test_a_worker_goes_on_without_the_zygote(zygote: Zygote) -> None:
+    (read, write), (told, tell) = os.pipe(), os.pipe()
+    answer = await zygote.call(name(workers.go_on), None, [read, tell])
+    os.close(read)
+    os.close(tell)
+    os.kill(zygote.pid, signal.SIGKILL)
+    assert await zygote.call(name(workers.echo), "of the next one") == "of the next one"
+    os.write(write, b"still there")
+    os.close(write)
+    assert await asyncio.to_thread(os.read, told, 100) == b"%d: still there" % answer["pid"]
+    assert await asyncio.to_thread(os.read, told, 100) == b""
+    os.close(told)
+
+
 async def test_errors_and_deaths(zygote: Zygote) -> None:
     with pytest.raises(WorkerError) as caught:
         await zygote.call(name(workers.fail), None)

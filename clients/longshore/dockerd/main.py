@@ -26,8 +26,9 @@ from longshore.dockerd import directories, listeners, output
 WARM = (
     *("longshore.layers.worker", "longshore.dockerd.archive.worker", "longshore.dockerd.volumes.worker"),
     "longshore.dockerd.build.worker",
-    *("longshore.dockerd.logs.logger", "longshore.dockerd.network.worker"),
     *("longshore.proxy.main", "longshore.proxy.tcp", "longshore.proxy.udp"),
+    *("longshore.dockerd.network.worker", "longshore.dockerd.logs.logger"),
+    *("longshore.proxy.rehearsal", "longshore.dockerd.logs.rehearsal"),
 )
 
 

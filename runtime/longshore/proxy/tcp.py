@@ -176,6 +176,7 @@ class StreamProxy:
         self._listener = listener
         self._target = target
         self._epoll: select.epoll
+        self._parent = -1
         self._pipes = Pipes(used=target.protocol == 0)
         self._pairs: dict[int, Pair] = {}
         self._ready: list[Pair] = []
@@ -183,29 +184,37 @@ class StreamProxy:
 
     def run(self, parent: int = -1) -> None:
         """Until the process behind the pidfd `parent`, if there is one, has ended."""
-        listener = self._listener.fileno()
+        self.begin(parent)
+        while self.turn(self._patience()):
+            pass
+
+    def begin(self, parent: int = -1) -> None:
         self._epoll = select.epoll()
-        self._epoll.register(listener, select.EPOLLIN)
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         if parent >= 0:
             self._epoll.register(parent, select.EPOLLIN)
-        while True:
-            accepting = False
-            for fd, events in self._epoll.poll(self._patience()):
-                if (pair := self._pairs.get(fd)) is not None:
-                    self._event(pair, fd, events)
-                elif fd == listener:
-                    accepting = True
-                elif fd == parent:
-                    return
-            # Last: a new connection may get the number of one whose events are still in that list.
-            if accepting:
-                self._accept()
-            ready, self._ready = self._ready, []
-            for pair in ready:
-                pair.queued = False
-                self._step(pair)
-            if self._paused:
-                self._pause(False)
+        self._parent = parent
+
+    def turn(self, seconds: float) -> bool:
+        """Do what there is to do, after waiting for it if need be; False if the parent has ended."""
+        listener, accepting = self._listener.fileno(), False
+        for fd, events in self._epoll.poll(seconds):
+            if (pair := self._pairs.get(fd)) is not None:
+                self._event(pair, fd, events)
+            elif fd == listener:
+                accepting = True
+            elif fd == self._parent:
+                return False
+        # Last: a new connection may get the number of one whose events are still in that list.
+        if accepting:
+            self._accept()
+        ready, self._ready = self._ready, []
+        for pair in ready:
+            pair.queued = False
+            self._step(pair)
+        if self._paused:
+            self._pause(False)
+        return True
 
     def _patience(self) -> float:
         if self._ready:

@@ -117,6 +117,7 @@ class Zygote:
     async def call(self, function: str, arguments: object, fds: Sequence[int] = ()) -> Any:
         """Run ``module:function(arguments, fds)`` in a forked worker; its JSON result.
 
+        A function that returns another one goes on with that, on its own: we get {"pid": its pid}.
         `fds` stay ours, the worker gets duplicates. Raises WorkerError when the
         function raised, WorkerDied when the worker vanished. A cancelled call
         kills its worker before the cancellation goes on.

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import NoReturn
 
 from longshore.linux import processes
@@ -40,6 +41,9 @@ WARM = (
     "longshore.shim.remove",
     "longshore.shim.start",
 )
+
+# Bytecode is specialised after eight runs; beyond twenty nothing is left to gain.
+_ROUNDS = 20
 
 
 def main() -> int:
@@ -67,35 +71,56 @@ def _warm() -> None:
     global _be_shim
     for module in WARM:
         import_module(module)
+    _prepare()
+    try:
+        start = import_module("longshore.shim.start")
+        _be_shim = start.from_zygote
+        start.rehearse(_directory())
+    except Exception as error:
+        # Colder shims, no more than that.
+        print(f"zygote: rehearsal: {error}", file=sys.stderr)
+    _settle()
+
+
+def _warm_workers(modules: list[str]) -> None:
+    """Load these alone, and run their `rehearse(directory, rounds)`: for a daemon that starts no shims."""
+    loaded = [module for name in modules if (module := _loaded(name)) is not None]
+    _prepare()
+    wire.rehearse(_ROUNDS)
+    for module in loaded:
+        if hasattr(module, "rehearse"):
+            try:
+                module.rehearse(_directory(), _ROUNDS)
+            except OSError as error:
+                print(f"zygote: {module.__name__}: {error}", file=sys.stderr)
+    _settle()
+
+
+def _loaded(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        # A colder worker, which will say it where it is heard.
+        print(f"zygote: {name}: {error}", file=sys.stderr)
+        return None
+
+
+def _directory() -> str:
+    return os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _prepare() -> None:
     # We have one thread, so a child has nothing to repair in this module, but would write to it.
     vars(threading)["_after_fork"].__code__ = (lambda: None).__code__
     gc.disable()
     sys._clear_type_cache()
-    try:
-        start = import_module("longshore.shim.start")
-        _be_shim = start.from_zygote
-        start.rehearse(os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp")
-    except Exception as error:
-        # Colder shims, no more than that.
-        print(f"zygote: rehearsal: {error}", file=sys.stderr)
+
+
+def _settle() -> None:
+    """Nothing of what is loaded now changes any more, nor has room for what children make."""
     gc.collect()
     packing.fill_holes()
     # Without the freeze the first collection in a child would write to, and so copy, every page.
-    gc.freeze()
-
-
-def _warm_workers(modules: list[str]) -> None:
-    """Load these alone: for a daemon that starts no shims."""
-    for module in modules:
-        try:
-            import_module(module)
-        except ImportError as error:
-            # A colder worker, which will say it where it is heard.
-            print(f"zygote: {module}: {error}", file=sys.stderr)
-    gc.disable()
-    sys._clear_type_cache()
-    gc.collect()
-    packing.fill_holes()
     gc.freeze()
 
 
@@ -125,9 +150,15 @@ def _work(reply: int, fds: list[int]) -> NoReturn:
     module, _, name = request["function"].partition(":")
     try:
         value = getattr(import_module(module), name)(request["arguments"], fds)
-        wire.answer(reply, value)
+        if not callable(value):
+            wire.answer(reply, value)
+            os._exit(0)
     except Exception as error:
         wire.answer_error(reply, error)
+        os._exit(0)
+    processes.set_pdeathsig(0)
+    wire.answer(reply, {"pid": os.getpid()})
+    value()
     os._exit(0)
 
 

@@ -39,13 +39,9 @@ _PIPE_CHUNKS = 16
 _BACKLOG = 64
 
 
-def start(arguments: dict[str, Any], fds: list[int]) -> dict[str, int]:
-    """Worker of dockerd's zygote: open everything, leave a logger behind, answer its pid. Raises OSError."""
-    logger = Logger(arguments)
-    pid = os.fork()
-    if pid:
-        return {"pid": pid}
-    _become_daemon(logger)
+def start(arguments: dict[str, Any], fds: list[int]) -> Callable[[], NoReturn]:
+    """Worker of dockerd's zygote: open everything, then go on as the logger. Raises OSError."""
+    return partial(_become_daemon, Logger(arguments))
 
 
 def _become_daemon(logger: Logger) -> NoReturn:
@@ -126,16 +122,22 @@ class Logger:
 
     def run(self) -> None:
         """Until the streams have ended."""
-        # Peers learn the pid of whoever called listen(2) last.
-        self._listener.listen(_BACKLOG)
+        self.begin()
+        while self.step(self._patience()):
+            pass
+        self.finish()
+
+    def begin(self) -> None:
         self._epoll = select.epoll()
         self._watch_streams()
         self._watch(self._listener.fileno(), READ, self._connected)
-        while self._streams:
-            self._turn(self._patience())
-            if self._deadline and time.monotonic() >= self._deadline:
-                self._end_streams()
-        self._finish()
+
+    def step(self, seconds: float) -> bool:
+        """Do what there is to do, after waiting for it if need be; False if the streams have ended."""
+        self._turn(seconds)
+        if self._deadline and time.monotonic() >= self._deadline:
+            self._end_streams()
+        return bool(self._streams)
 
     def _patience(self) -> float:
         return max(0.0, self._deadline - time.monotonic()) if self._deadline else -1
@@ -367,7 +369,7 @@ class Logger:
 
     # The end.
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """The log is complete: make room for a successor, tell everybody, serve those who are behind."""
         self._forget(self._listener.fileno())
         _unlink(f"{self._folder}/{wire.SOCKET}")

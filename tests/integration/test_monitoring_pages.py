@@ -14,6 +14,7 @@ from support.registry import free_port
 CONFIG = """version = 2
 [metrics]
 address = "127.0.0.1:{port}"
+grpc_histogram = true
 [debug]
 address = "{debug}"
 """
@@ -28,6 +29,10 @@ def test_a_container_is_measured_and_stacks_are_shown(tmp_path: Path, short_tmp:
             page = answer.read().decode()
         assert f'{{container_id="box",namespace="{daemon.namespace}"}} ' in page
         assert "process_resident_memory_bytes" in page and "longshore_tasks 1\n" in page
+        labels = 'grpc_method="Create",grpc_service="containerd.services.tasks.v1.Tasks",grpc_type="unary"'
+        assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1\n' in page
+        assert f'grpc_server_handling_seconds_bucket{{{labels},le="+Inf"}} 1\n' in page
+        assert page.count("# TYPE grpc_server_handling_seconds histogram\n") == 1
         assert "MainThread" in _over(debug, "/debug/stacks") and '"tasks"' in _over(debug, "/debug/vars")
         assert debug.stat().st_mode & 0o777 == 0o660
         daemon.ctr("tasks", "rm", "-f", "box")

@@ -301,6 +301,10 @@ class _HandlerFields(Protocol):
     def _replace(self, **fields: Any) -> grpc.RpcMethodHandler[Any, Any]: ...
 
 
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+_TYPES = {"unary_unary": "unary", "unary_stream": "server_stream", "stream_stream": "bidi_stream"}
+
+
 class Registrar(grpc.GenericRpcHandler):
     """Stands where ``add_XServicer_to_server`` expects a server; the server gets the collected handlers at once."""
 
@@ -330,6 +334,15 @@ class Registrar(grpc.GenericRpcHandler):
                 if ours
                 else handler
             )
+
+    def wrap(self, wrapper: Callable[[str, str, Behaviour], Behaviour]) -> None:
+        """Put ``wrapper(type, path, behaviour)`` in place of each behaviour of our services that there is so far."""
+        for path, handler in self._handlers.items():
+            for name, type in _TYPES.items():
+                behaviour = getattr(handler, name)
+                if getattr(behaviour, _TAKES_GARBAGE, False):
+                    fields = cast(_HandlerFields, handler)._replace(**{name: wrapper(type, path, behaviour)})
+                    self._handlers[path] = fields
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
         handler = self._handlers.get(details.method)

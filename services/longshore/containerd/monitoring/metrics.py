@@ -37,11 +37,20 @@ class Sample(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     kind: str = "gauge"
     help: str = ""
+    family: str = ""  # of a histogram's parts, whose names have endings
 
 
 class Collector:
-    def __init__(self, store: Store, manager: Manager, version: str) -> None:
-        self._store, self._manager, self._version = store, manager, version
+    """`more` are samples of others."""
+
+    def __init__(
+        self,
+        store: Store,
+        manager: Manager,
+        version: str,
+        more: Callable[[], Iterable[Sample]] = tuple,
+    ) -> None:
+        self._store, self._manager, self._version, self._more = store, manager, version, more
         self._started = time.time()
 
     async def page(self) -> Page:
@@ -52,7 +61,11 @@ class Collector:
         shims = [shim for namespace in namespaces for shim in await self._manager.all(namespace)]
         slots = asyncio.Semaphore(_AT_ONCE)
         found = await asyncio.gather(*(self._container(shim, slots) for shim in shims))
-        samples = [*self._daemon(len(shims)), *(sample for samples in found for sample in samples)]
+        samples = [
+            *self._daemon(len(shims)),
+            *(sample for samples in found for sample in samples),
+            *self._more(),
+        ]
         return Page(text(samples).encode(), KIND)
 
     async def _container(self, shim: Shim, slots: asyncio.Semaphore) -> list[Sample]:
@@ -145,11 +158,11 @@ def text(samples: Iterable[Sample]) -> str:
     """The text format, version 0.0.4: samples of a name stand together."""
     named: dict[str, list[Sample]] = {}
     for sample in samples:
-        named.setdefault(sample.name, []).append(sample)
+        named.setdefault(sample.family or sample.name, []).append(sample)
     lines: list[str] = []
     for name, group in sorted(named.items()):
         lines += [f"# HELP {name} {group[0].help}", f"# TYPE {name} {group[0].kind}"]
-        lines += [f"{name}{_labels(sample)} {sample.value!r}" for sample in group]
+        lines += [f"{sample.name}{_labels(sample)} {sample.value!r}" for sample in group]
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from longshore.linux import files
-from longshore.oci import codec
+from longshore.oci import codec, shape
 from longshore.oci.errors import InvalidConfig, RuntimeFailure
 from longshore.oci.state import HOOK_KINDS as KINDS
 
@@ -32,8 +32,16 @@ def load(bundle: str) -> dict[str, Any]:
         raise InvalidConfig(f"{path}: {error}") from None
     if not isinstance(config, dict):
         raise InvalidConfig(f"{path}: not an object")
+    check_shape(config, shape.CONFIG, "config")
     check(config)
     return config
+
+
+def check_shape(value: Any, expected: Any, name: str) -> None:
+    """InvalidConfig if something in a document is of another kind than the specification has it."""
+    found = shape.misfit(value, expected)
+    if found:
+        raise InvalidConfig(f"{name}{found}")
 
 
 def check(config: dict[str, Any]) -> None:
@@ -175,7 +183,8 @@ def _check_unsupported(linux: dict[str, Any]) -> None:
     for key in ("memoryPolicy", "netDevices"):
         if linux.get(key):
             raise InvalidConfig(f"{key} is not supported")
-    if linux.get("mountLabel") and not selinux_enabled():
+    if linux.get("mountLabel"):
+        # With SELinux, too: its labels of processes are applied, those of mounts aren't.
         raise InvalidConfig("mount label is specified in config, but selinux is disabled or not supported")
 
 

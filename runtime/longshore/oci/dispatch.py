@@ -114,7 +114,7 @@ def _report(log_path: str, message: str, status: int) -> int:
     log.write("error", message)
     if log_path:
         # Who reads a log file may also show standard error: the message must not be lost to either.
-        os.write(2, message.encode(errors="surrogateescape") + b"\n")
+        os.write(2, log.encoded(message) + b"\n")
     return status
 
 

@@ -8,7 +8,7 @@ import select
 from longshore.linux import files, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import codec, state
+from longshore.oci import codec, shape, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
 from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, warn_of_unknown, write_pid_file
@@ -92,6 +92,7 @@ def prepare(
     """The checked process, completed with the container's defaults."""
     if not ignore_paused or container.status != state.PAUSED:
         container.require("exec")
+    configuration.check_shape(process, shape.PROCESS, "process")
     for key in EXEC_DEFAULTS:
         if process.get(key) is None:
             process[key] = container.config["process"].get(key)

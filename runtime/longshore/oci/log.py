@@ -28,7 +28,7 @@ class Log:
         else:
             quoted = codec.dumps(message)
             line = f'time="{moment}" level={level} msg={quoted}\n'
-        data = line.encode(errors="surrogateescape")
+        data = encoded(line)
         try:
             if not self.path:
                 os.write(2, data)
@@ -41,6 +41,14 @@ class Log:
                 os.close(fd)
         except OSError:
             pass
+
+
+def encoded(text: str) -> bytes:
+    """Bytes of text that may hold names in no encoding."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half a character of a JSON document
+        return text.encode(errors="replace")
 
 
 _current = Log()

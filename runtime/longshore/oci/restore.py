@@ -199,6 +199,7 @@ ARGUMENTS = (1, 1)
 def main(call: Call) -> int:
     """``runc restore [--image-path DIR] [--bundle DIR] [--detach] [--pid-file FILE] ... ID``"""
     id, detach = call.arguments[0], call.on("detach")
+    create.check_driver(call.systemd_cgroup)
     if call.has("console-socket"):
         raise RuntimeFailure("a container with a terminal can't be restored by longshore")
     if not call.on("no-subreaper"):

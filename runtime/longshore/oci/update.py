@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from longshore.linux import files
-from longshore.oci import codec, log, state
+from longshore.oci import codec, log, shape, state
 from longshore.oci.cli import VALUE, UsageError, number
 from longshore.oci.errors import RuntimeFailure, explain
 
@@ -88,6 +88,9 @@ def main(call: Call) -> int:
             raise RuntimeFailure(str(error)) from None
     else:
         resources = _from_flags(call)
+    found = shape.misfit(resources, shape.RESOURCES)
+    if found:
+        raise RuntimeFailure(f"resources{found}")
     update(call.root, call.arguments[0], resources)
     return 0
 

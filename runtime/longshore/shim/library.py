@@ -98,6 +98,7 @@ class Library:
 
     def restore(self, bundle: str, id: str, image: Image) -> int:
         with Worded("restore"):
+            create.check_driver(self._systemd_cgroup)
             return restore.restore(self._root, id, bundle, _criu(image), pid_file=f"{bundle}/init.pid")
 
 

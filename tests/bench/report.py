@@ -86,6 +86,7 @@ class Line(NamedTuple):
     sizes: list[int]
     costs: dict[str, list[float]]
     fits: dict[str, Fit]
+    cpu: dict[str, Fit]  # of the CPU milliseconds, where every size has them
 
 
 def growth(run: Run) -> list[Line]:
@@ -101,7 +102,9 @@ def growth(run: Run) -> list[Line]:
         sizes = sorted(by_size)
         costs = {side: [by_size[size][side]["median"] for size in sizes] for side in SIDES}
         fits = {side: fit(sizes, values) for side, values in costs.items()}
-        lines.append(Line(name, by_size[sizes[0]]["unit"], sizes, costs, fits))
+        used = {side: [by_size[size][side].get("cpu_ms", 0) for size in sizes] for side in SIDES}
+        cpu = {side: fit(sizes, values) for side, values in used.items() if all(values)}
+        lines.append(Line(name, by_size[sizes[0]]["unit"], sizes, costs, fits, cpu))
     return lines
 
 
@@ -202,8 +205,8 @@ def summary(run: Run, second: Run | None = None) -> str:
     for scenario, name, found in each(run):
         if "aim" in found:
             cells = row(scenario, name, found, second)
-            rows.append((cells[0], cells[1], cells[2], *cells[5:]))
-    columns = (COLUMNS[0], COLUMNS[1], COLUMNS[2], *COLUMNS[5:])
+            rows.append((*cells[:4], *cells[5:]))
+    columns = (*COLUMNS[:4], *COLUMNS[5:])
     kept = [index for index, column in enumerate(columns) if second or column != "second run"]
     legend = (
         "Median (p99) of each side; ratio ours/Go: less is better; spread: the middle half of the rounds."
@@ -239,14 +242,27 @@ def growth_table(run: Run) -> str:
     rows = []
     for line in lines:
         medians = [" / ".join(number(cost) for cost in line.costs[side]) + f" {line.unit}" for side in SIDES]
-        fits = [f"{line.fits[side].exponent:.2f} ({number(line.fits[side].worst)})" for side in SIDES]
+        fits = [_fit(kind.get(side)) for side in SIDES for kind in (line.fits, line.cpu)]
         verdict = "yes" if line.fits["ours"].linear else "no"
         rows.append((line.name, " / ".join(f"{size:,}" for size in line.sizes), *medians, *fits, verdict))
     columns = (
-        *("growth", "sizes", "ours", "Go", "exponent (worst step / linear), ours", "Go"),
+        *(
+            "growth",
+            "sizes",
+            "ours",
+            "Go",
+            "exponent (worst step / linear), ours",
+            "its CPU",
+            "Go",
+            "its CPU",
+        ),
         "ours linear or better",
     )
     return "\n" + _table(columns, rows, left=2)
+
+
+def _fit(found: Fit | None) -> str:
+    return f"{found.exponent:.2f} ({number(found.worst)})" if found else ""
 
 
 def show(run: Run, second: Run | None = None) -> None:
@@ -280,4 +296,5 @@ def complain(run: Run, say: Callable[[str], None]) -> None:
     for line in growth(run):
         if not line.fits["ours"].linear:
             ours = line.fits["ours"]
-            say(f"worse than linear: {line.name}: exponent {ours.exponent:.2f}, a step {ours.worst:.2f}")
+            cpu = f"; its CPU: {_fit(line.cpu['ours'])}" if "ours" in line.cpu else ""
+            say(f"worse than linear: {line.name}: exponent (worst step) {_fit(ours)}{cpu}")

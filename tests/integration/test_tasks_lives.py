@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -281,6 +282,47 @@ def test_no_word_of_an_empty_place_for_shims(daemon: Longshore, api: Api, rootfs
     daemon.stop()
     assert not place.exists()
     daemon.start()
+
+
+def test_a_full_disk_for_the_state(rootfs: Path, short_tmp: Path) -> None:
+    """What runs, runs on, and its end is known, also to the next daemon; what is new says why not."""
+    disk = short_tmp / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+    try:
+        with Longshore(arguments=["--state", str(disk / "run")]) as daemon:
+            with Api(daemon.address, daemon.namespace) as api:
+                api.run("c1", rootfs, *SLEEP)
+                _fill(disk / "junk")
+                api.container("c2", rootfs, *SLEEP)
+                with pytest.raises(grpc.RpcError) as raised:
+                    api.create("c2")
+                code, words = code_and_words(raised)
+                assert code == grpc.StatusCode.RESOURCE_EXHAUSTED and "no space left on device" in words
+                waiting = api.waiting("c1")
+                api.kill("c1")
+                assert waiting.result().exit_status == 137
+            daemon.kill9()
+            daemon.start()
+            with Api(daemon.address, daemon.namespace) as again:
+                assert [(each.id, each.exit_status) for each in again.list()] == [("c1", 137)]
+                assert again.delete("c1") == 137
+                (disk / "junk").unlink()
+                again.create("c2")
+                again.start("c2")
+                again.end("c2")
+                again.remove_container("c1")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def _fill(path: Path) -> None:
+    """Take all the room there is."""
+    with open(path, "wb", buffering=0) as file:
+        for size in (1 << 16, 512, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
 
 
 def test_many_tasks_whatever_the_limit_of_open_files(rootfs: Path) -> None:

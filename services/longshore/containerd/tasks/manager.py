@@ -38,6 +38,7 @@ from longshore.api.runtime.task.v3.shim_pb2 import (
 )
 from longshore.api.services.exits.v1.exits_pb2 import ReportRequest
 from longshore.containerd.metadata.store import Event, Store
+from longshore.containerd.oserrors import meaning
 from longshore.containerd.tasks.bootstrap import NEWEST_VERSION, Bootstrap
 from longshore.containerd.tasks.bundle import Bundle, Directories
 from longshore.containerd.tasks.checkpoints import FOLDER as CHECKPOINT
@@ -157,7 +158,10 @@ class Manager:
         bundle = Bundle(self.directories, namespace, request.id)
         pending = await self._take((namespace, request.id))
         try:
-            await asyncio.to_thread(self._make_bundle, bundle, runtime, spec)
+            try:
+                await asyncio.to_thread(self._make_bundle, bundle, runtime, spec)
+            except OSError as error:
+                raise meaning(error, f"failed to create bundle {bundle.path}") from None
             if checkpoint is not None:
                 request.checkpoint = await self._filled(bundle, checkpoint)
             shim = await self._started(bundle, runtime, request, pending.ledger)

@@ -276,6 +276,42 @@ async def test_create_refuses(
     assert docker.host.run(["ls", "/run/d/containers"]).stdout == ""
 
 
+async def test_a_part_of_a_volume(docker: OurDockerd, api: aiohttp.ClientSession) -> None:
+    """A folder, a file, a link that stays inside; what isn't there; and a removal that leaves the volume alone."""
+    script = "mkdir /v/a; echo deep > /v/a/f; echo top > /v/f; ln -s /a /v/in; ln -s /etc/passwd /v/out"
+    docker("run", "--rm", "-v", "vol:/v", BUSYBOX, "sh", "-c", script)
+
+    async def made(subpath: str, *command: str) -> str:
+        mount = {"Type": "volume", "Source": "vol", "Target": "/s", "VolumeOptions": {"Subpath": subpath}}
+        return await create(api, *command, HostConfig={"Mounts": [mount]})
+
+    def mounted() -> str:
+        return docker.host.run(["grep", "-F", "/mounts/", "/proc/mounts"]).stdout
+
+    for subpath, file, said in (("a", "/s/f", "deep\n"), ("f", "/s", "top\n"), ("in", "/s/f", "deep\n")):
+        id = await made(subpath, "sh", "-c", f"cat {file}; exec sleep 1000")
+        for _ in range(2):
+            docker("start", id)
+            assert mounted().count("\n") == 1
+            assert docker("exec", id, "cat", file).stdout == said
+            docker("stop", "--time", "0", id)
+            assert mounted() == ""
+        docker("cp", f"{id}:{file}", docker.folder / "copied")
+        assert (docker.folder / "copied").read_text() == said
+    for subpath in ("nope", "out"):
+        id = await made(subpath, "true")
+        status, words = await ask(api, "POST", f"/containers/{id}/start")
+        assert status == 500 and words.endswith(f"_data/{subpath}: no such file or directory")
+    running = await made("a", "sleep", "1000")
+    assert await ask(api, "POST", f"/containers/{running}/start") == (204, "")
+    docker.kill9()
+    docker.start()
+    docker.clean()
+    assert mounted() == ""
+    assert docker("run", "--rm", "-v", "vol:/v", BUSYBOX, "cat", "/v/a/f").stdout == "deep\n"
+    docker("volume", "rm", "vol")
+
+
 async def test_an_image_of_another_platform(api: aiohttp.ClientSession) -> None:
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     words = (

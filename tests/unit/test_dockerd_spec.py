@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longshore.api.errors import InvalidArgument, Unimplemented
+from longshore.api.errors import InvalidArgument
 from longshore.dockerd.engine import NetworkPlace
 from longshore.dockerd.errors import Conflict
 from longshore.dockerd.records import (
@@ -117,9 +117,17 @@ def test_writable_cgroups() -> None:
     assert "ro" in mount(document, "/sys")["options"]
 
 
-def test_a_volumes_subpath_is_not_built() -> None:
-    wanted = MountSpec(type="volume", source="v", target="/t", volume_options=VolumeOptions(subpath="a"))
-    with pytest.raises(Unimplemented):
+@pytest.mark.parametrize(
+    ("volume", "path", "words"),
+    [
+        ("", "a", "must not set Subpath when using anonymous volumes"),
+        ("v", "/a", "subpath must be a relative path within the volume"),
+        ("v", "a/../../b", "subpath must be a relative path within the volume"),
+    ],
+)
+def test_subpaths_that_are_refused(volume: str, path: str, words: str) -> None:
+    wanted = MountSpec(type="volume", source=volume, target="/t", volume_options=VolumeOptions(subpath=path))
+    with pytest.raises(InvalidArgument, match=words):
         points.of_mount(wanted)
 
 

@@ -32,14 +32,14 @@ def of_process(pid: int, id: str) -> int | None:
 
 
 def of_snapshot(rows: Sequence[Sequence[Any]], scratch: str, binds: Sequence[Sequence[Any]]) -> int:
-    """The snapshot, with (source, place, writable) bound on it, in this process's own mount namespace."""
+    """The snapshot, with (source, subpath, place, writable) bound on it, in this process's own mount namespace."""
     worker.enter_private_namespace()
     place = worker.mounted_at(worker.mounts_of(rows), scratch)
     if place != scratch:
         mount(place, scratch, None, MS_BIND)
     root = os.open(scratch, _DIRECTORY)
-    for source, target, writable in binds:
-        _bind(root, source, target, writable)
+    for source, subpath, target, writable in binds:
+        _bind(root, source, target, writable, subpath)
     return root
 
 
@@ -69,15 +69,18 @@ def readonly(each: Mount) -> Mount:
     return Mount(each.type, each.source, (*kept, f"lowerdir={stacked}"), each.target)
 
 
-def _bind(root: int, source: str, target: str, writable: bool) -> None:
+def _bind(root: int, source: str, target: str, writable: bool, subpath: str = "") -> None:
     """One of the container's mounts at its place, which is made where it is missing, as the runtime would."""
     try:
-        status = os.stat(source)
+        shown = os.open(source, os.O_PATH | os.O_CLOEXEC)
+        if subpath:
+            whole, shown = shown, files.open_in_root(shown, subpath, os.O_PATH)
+            os.close(whole)
     except FileNotFoundError:
         return
-    place = _place(root, target, directory=stat.S_ISDIR(status.st_mode))
-    path = f"/proc/self/fd/{place}"
-    mount(source, path, None, MS_BIND | MS_REC)
+    place = _place(root, target, directory=stat.S_ISDIR(os.fstat(shown).st_mode))
+    mount(f"/proc/self/fd/{shown}", f"/proc/self/fd/{place}", None, MS_BIND | MS_REC)
+    os.close(shown)
     os.close(place)
     if writable:
         return

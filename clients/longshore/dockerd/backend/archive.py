@@ -18,7 +18,7 @@ from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.backend.times import rfc3339
 from longshore.dockerd.errors import ServerError
-from longshore.dockerd.spec import process
+from longshore.dockerd.spec import process, subpaths
 from longshore.zygote.client import WorkerDied, WorkerError
 
 _WORKER: Final = "longshore.dockerd.archive.worker"
@@ -118,7 +118,9 @@ class Archives:
                 yield {"pid": live.record.state.pid, "id": live.id}
                 return
             binds = [
-                [point.source, point.target, point.writable] for point in live.record.mounts if point.source
+                [point.source, subpaths.wanted(point), point.target, point.writable]
+                for point in live.record.mounts
+                if point.source
             ]
             volumes = [point.name for point in live.record.mounts if point.type == "volume"]
             async with self._volumes(live, volumes):

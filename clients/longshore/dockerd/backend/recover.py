@@ -17,7 +17,7 @@ import structlog
 
 from longshore.api.errors import Error, NotFound
 from longshore.api.types.task import task_pb2
-from longshore.dockerd.backend import restart
+from longshore.dockerd.backend import places, restart
 from longshore.dockerd.backend.checks import Checks
 from longshore.dockerd.backend.create import LABEL
 from longshore.dockerd.backend.exits import Exit, Exits
@@ -152,7 +152,7 @@ class Recovery:
         with suppress(FileNotFoundError):
             for id in os.listdir(folder):
                 if self._parts.registry.get(id) is None:
-                    shutil.rmtree(os.path.join(folder, id), ignore_errors=True)
+                    places.remove_folder(os.path.join(folder, id))
 
     # -- restart policies
 

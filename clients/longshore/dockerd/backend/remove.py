@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from contextlib import suppress
 
 import structlog
 
 from longshore.api.errors import NotFound
+from longshore.dockerd.backend import places
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.errors import Conflict
@@ -73,7 +73,7 @@ class Removal:
 
     async def _drop_files(self, live: Live) -> None:
         await self._parts.logs.remove(live.record)
-        await asyncio.to_thread(shutil.rmtree, live.record.folder, True)
+        await asyncio.to_thread(places.remove_folder, live.record.folder)
 
     async def _drop_volumes(self, live: Live, remove: bool) -> None:
         volumes = self._parts.volumes

@@ -8,7 +8,7 @@ from typing import Any, Final
 from longshore.api.errors import InvalidArgument
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.records import Container, HostConfig, MountPoint
-from longshore.dockerd.spec import security, shm, tmpfs
+from longshore.dockerd.spec import security, shm, subpaths, tmpfs
 from longshore.dockerd.spec.namespaces import ipc_mode
 from longshore.dockerd.spec.process import INIT_TARGET, init_path, wants_init
 from longshore.dockerd.spec.settings import Place
@@ -39,7 +39,7 @@ def base() -> list[Mount]:
 def make(container: Container, place: Place) -> list[Mount]:
     """Defaults, then docker-init, the user's and the network's files; a user's mount replaces a default one."""
     host = container.host_config
-    users = [_of_point(point) for point in container.mounts]
+    users = [_of_point(point, subpaths.source(container, point)) for point in container.mounts]
     users += [tmpfs.mount(target, options) for target, options in (host.tmpfs or {}).items()]
     taken = {mount["destination"] for mount in users}
     defaults = [*base(), *shm.mounts(container, place)]
@@ -86,10 +86,10 @@ def _file(target: str, path: str, host: HostConfig) -> Mount:
     return _mount(target, "bind", path, "rbind", *readonly, "rprivate")
 
 
-def _of_point(point: MountPoint) -> Mount:
+def _of_point(point: MountPoint, source: str) -> Mount:
     if point.type == "tmpfs":
         return tmpfs.of_spec(point)
-    return _mount(point.target, "bind", point.source, *_bind_options(point))
+    return _mount(point.target, "bind", source, *_bind_options(point))
 
 
 def _bind_options(point: MountPoint) -> list[str]:

@@ -13,11 +13,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from longshore.api.errors import InvalidArgument, NotFound, Unimplemented
+from longshore.api.errors import InvalidArgument, NotFound
 from longshore.client.spec import PROPAGATIONS
 from longshore.dockerd.engine import VolumeSource
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.records import BindOptions, ContainerConfig, HostConfig, MountPoint, MountSpec
+from longshore.dockerd.spec import subpaths
 from longshore.dockerd.spec.settings import Peer, no_peers
 
 ANONYMOUS: Final = "com.docker.volume.anonymous"
@@ -214,16 +215,14 @@ def _of_volume(mount: MountSpec, target: str, wrong: str) -> MountPoint:
         raise InvalidArgument(
             f"{wrong}: invalid mount path: '{mount.source}' mount path must be a name, not a folder"
         )
-    if options and options.subpath:
-        # Whoever shares the volume could put a link there after our look and before the runtime's mount.
-        raise Unimplemented(f"{wrong}: VolumeOptions.Subpath is not implemented")
+    subpaths.check(mount, wrong)
     driver = options.driver_config.name if options and options.driver_config else ""
     point = _volume(target, mount.source, driver)
     return msgspec.structs.replace(
         point,
         writable=not mount.read_only,
         mode="z",
-        copy_up=not (options and options.no_copy),
+        copy_up=not (options and (options.no_copy or options.subpath)),
         spec=mount,
     )
 

@@ -121,14 +121,12 @@ def test_reused_pid_is_not_signalled(box: Bundle) -> None:
 
 
 EXEC_LATE = """
-import os, sys
+import os, select, sys
 from longshore.oci import exec as exec_, delete, errors, kill
 root, moment = sys.argv[1:3]
 prepared, forked = exec_.Exec._prepare, exec_.Exec._fork
 def gone():
     delete.delete(root, "c", force=True)
-def killed():
-    kill.kill(root, "c", 9)
 def before(self):
     gone()
     prepared(self)
@@ -137,7 +135,11 @@ def between(self):
     gone()
 def after(self):
     found = forked(self)
-    killed()  # it can't end, and be deleted, before its last child is waited for: by us
+    # Init can't end, and be deleted, before its last child is waited for: by us. That one is killed first.
+    kill.kill(root, "c", 9)
+    poll = select.poll()
+    poll.register(found[1], select.POLLIN)
+    assert poll.poll(30000)
     return found
 change = {"before": before, "between": between, "after": after}[moment]
 setattr(exec_.Exec, "_fork" if moment == "after" else "_prepare", change)

@@ -51,7 +51,7 @@ def test_where_it_may_not_the_runtime_seals_itself(box: Bundle) -> None:
         require.lacking("there is no setpriv")
     box.runtime = ["setpriv", "--bounding-set", "-sys_admin", *box.runtime]
     done = box.call("run", "--bundle", "nowhere", "c")
-    assert "config.json not found" in done.stderr
+    assert "nowhere: no such file or directory" in done.stderr
 
 
 def test_without_a_compiler_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

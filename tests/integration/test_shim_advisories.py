@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -87,6 +88,24 @@ def test_nobody_but_root_reads_what_the_daemon_keeps() -> None:
                 path = Path(folder, name)
                 if path.is_socket():
                     assert not stat.S_IMODE(path.stat().st_mode) & 0o007, path
+
+
+def test_an_image_names_no_program_of_the_host(tmp_path: Path) -> None:
+    """CVE-2026-53488: labels of an image that tell the restart monitor what to run."""
+    labels = {
+        "containerd.io/restart.status": "running",
+        "containerd.io/restart.loguri": f"binary:///bin/touch?{tmp_path}/sprung",
+    }
+    archive = images.oci_archive(
+        tmp_path / "image.tar", images.BUSYBOX, [images.busybox_layer()], config={"Labels": labels}
+    )
+    with Longshore() as daemon:
+        daemon.go_ctr("images", "import", archive)
+        daemon.go_ctr("images", "label", images.BUSYBOX, *(f"{key}={labels[key]}" for key in labels))
+        daemon.ctr("run", "--detach", images.BUSYBOX, "c", "/bin/sleep", "1000")
+        said = json.loads(daemon.go_ctr("containers", "info", "c").stdout)["Labels"] or {}
+        assert not [key for key in said if key.startswith("containerd.io/restart")]
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_bundles_are_closed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from support import criu, ctrtable, images, require
 from support.daemon import Longshore
 from support.folders import short_folder
 from support.realdaemon import RealContainerd
+from support.registry import Registry
 
 Daemon: TypeAlias = RealContainerd | Longshore
 BOX = "docker.io/library/busybox:latest"
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module", params=["real", "longshore"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox")
+    require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox", "docker-registry")
     with short_folder() as folder:
         program = criu.install(folder)
         made: Daemon
@@ -150,6 +151,31 @@ def test_live(daemon: Daemon, client: Client, name: str) -> None:
             again.start()
             assert again.state().status == RUNNING
         restored.delete()
+    client.images.delete(f"saved/{name}:1")
+
+
+def test_it_travels(daemon: Daemon, client: Client, name: str, tmp_path: Path) -> None:
+    """Through a registry and through an archive, to a namespace that doesn't know the image."""
+    with client.run(BOX, WRITES, io=Null()) as task:
+        container = client.containers.get(task.container)
+        container.checkpoint(f"saved/{name}:1", rw=True, image=True)
+    with Registry() as registry, Client(str(daemon.address), f"{daemon.namespace}-b") as other:
+        client.images.push(registry.name("saved/web:1"), source=f"saved/{name}:1")
+        pulled = other.images.pull(registry.name("saved/web:1"), all_platforms=True)
+        with other.leased() as leased:
+            restored = leased.containers.restore("pulled", pulled.name, rw=True)
+            assert restored.record.image == BOX
+            restored.delete()
+        for image in other.images.list():
+            other.images.delete(image.name, sync=True)
+        with open(tmp_path / "a.tar", "w+b") as file:
+            client.images.export_archive([f"saved/{name}:1"], file)
+            file.seek(0)
+            (imported,) = other.images.import_archive(file)
+        other.containers.restore("imported", imported.name, rw=True).delete()
+        for image in other.images.list():
+            other.images.delete(image.name, sync=True)
+        assert other.content.list() == [] and other.snapshots().list() == []
     client.images.delete(f"saved/{name}:1")
 
 

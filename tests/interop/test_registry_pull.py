@@ -7,7 +7,9 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
+from longshore import registry as registry_package
 from longshore.api.errors import DataLoss, Error, InvalidArgument, NotFound, Unauthenticated
 from longshore.client import AsyncClient, Client
 from longshore.client.oci import parse_platform
@@ -599,6 +602,29 @@ async def test_mirrors_that_fail_in_the_middle_of_a_blob(daemon: Daemon, tmp_pat
             assert await image.is_unpacked("overlayfs")
         (asked,) = [r for r in origin.requests if origin.asked(r)[0] == "blobs"]
         assert asked.http_range.start
+
+
+# -- the README -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_readme(number: int, registry: Registry, ours: Longshore, tmp_path: Path) -> None:
+    """As they stand, but for the names of registries and folders."""
+    text = (Path(registry_package.__path__[0]) / "README.md").read_text()
+    example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[number]
+    for name in ("localhost:5000", "registry.example.com"):
+        example = example.replace(name, registry.address)
+    asyncio.run(publish(registry.name("team/app:1"), TREE))
+    done = subprocess.run(
+        [sys.executable, "-c", example.replace("/etc/containerd/certs.d", str(tmp_path))],
+        env={**os.environ, "CONTAINERD_ADDRESS": str(ours.address), "CONTAINERD_NAMESPACE": "readme"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("sha256:" in done.stdout) if number == 0 else ("unpacked" in done.stdout)
 
 
 # -- errors ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The examples of the two READMEs, run as they stand, in order, on our daemon."""
+"""The examples of the two READMEs, run as they stand, in order: Python on Debian's daemon and on ours.
+
+The commands run on ours only; that each of them does on Debian's, too, is `test_ctr_table.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from support import require
 from support.daemon import LONGSHORE, Longshore
+from support.realdaemon import RealContainerd
+
+Daemon: TypeAlias = RealContainerd | Longshore
 
 CLIENTS = Path(__file__).resolve().parents[2] / "clients" / "longshore"
 
@@ -25,19 +33,38 @@ EXAMPLES = blocks("client/README.md", "python")
 COMMANDS = blocks("ctr/README.md", "sh")
 
 
+def with_tools(daemon: Daemon) -> Daemon:
+    subprocess.run(
+        [LONGSHORE, "image", "from-host", "sh", "cat", "tr", "ls", "sleep", "-t", "host/tools"],
+        env=environment(daemon),
+        check=True,
+        capture_output=True,
+    )
+    return daemon
+
+
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Longshore]:
+def ours() -> Iterator[Daemon]:
+    require.root()
     with Longshore() as daemon:
-        subprocess.run(
-            [LONGSHORE, "image", "from-host", "sh", "cat", "tr", "ls", "sleep", "-t", "host/tools"],
-            env=environment(daemon),
-            check=True,
-            capture_output=True,
-        )
-        yield daemon
+        yield with_tools(daemon)
 
 
-def environment(daemon: Longshore) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def real() -> Iterator[Daemon]:
+    require.root()
+    require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2")
+    with RealContainerd() as daemon:
+        yield with_tools(daemon)
+
+
+@pytest.fixture(scope="module", params=["real", "ours"])
+def daemon(request: pytest.FixtureRequest) -> Daemon:
+    found: Daemon = request.getfixturevalue(request.param)
+    return found
+
+
+def environment(daemon: Daemon) -> dict[str, str]:
     return {
         **os.environ,
         "CONTAINERD_ADDRESS": str(daemon.address),
@@ -46,7 +73,7 @@ def environment(daemon: Longshore) -> dict[str, str]:
     }
 
 
-def run(program: str, daemon: Longshore) -> str:
+def run(program: str, daemon: Daemon) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=environment(daemon),
@@ -63,7 +90,7 @@ def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 7 and len(COMMANDS) >= 2
 
 
-def test_the_first_program_is_short_and_does_what_it_says(daemon: Longshore) -> None:
+def test_the_first_program_is_short_and_does_what_it_says(daemon: Daemon) -> None:
     """Twenty lines: a command in a container, fed, read as it prints, and its exit status."""
     program = EXAMPLES[0]
     assert len(program.splitlines()) <= 20
@@ -80,17 +107,17 @@ SAID = {
 
 
 @pytest.mark.parametrize("number", range(1, len(EXAMPLES)))
-def test_the_other_programs(daemon: Longshore, number: int) -> None:
+def test_the_other_programs(daemon: Daemon, number: int) -> None:
     assert SAID.get(number, "") in run(EXAMPLES[number], daemon)
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
-def test_the_commands(daemon: Longshore, number: int, tmp_path: Path) -> None:
+def test_the_commands(ours: Daemon, number: int, tmp_path: Path) -> None:
     """Line by line, each must end well; the shell has no pipefail, so `-e` sees the last of a pipe."""
     script = COMMANDS[number].replace("/tmp/", f"{tmp_path}/")
     done = subprocess.run(
         ["sh", "-exc", script],
-        env=environment(daemon),
+        env=environment(ours),
         capture_output=True,
         text=True,
         timeout=120,

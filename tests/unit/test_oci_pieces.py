@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from longshore.linux import mounts, processes
 from longshore.linux.cgroup import layout
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import cli, codec, config, create, onefile, signals, spec, state, update
+from longshore.oci import cli, codec, config, create, onefile, shape, signals, spec, state, update
 from longshore.oci import list as listing
 from longshore.oci.errors import (
     InvalidConfig,
@@ -522,3 +522,26 @@ def test_one_file_holds_everything() -> None:
     } <= found.keys()
     assert found["longshore.oci.process"][0]
     assert not found["longshore.oci.main"][0]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"process": {"args": ["a"], "cwd": "/", "unknown": 5}, "else": []}, ""),
+        ({"process": None, "linux": {"namespaces": None, "resources": {"unified": {}}}}, ""),
+        ([], " is not an object"),
+        ({"process": {"args": "a"}}, ".process.args is not a list"),
+        (
+            {"process": {"user": {"additionalGids": [1, "2"]}}},
+            ".process.user.additionalGids[1] is not an integer",
+        ),
+        ({"process": {"noNewPrivileges": "false"}}, ".process.noNewPrivileges is not true or false"),
+        ({"process": {"user": {"uid": True}}}, ".process.user.uid is not an integer"),
+        ({"linux": {"namespaces": {}}}, ".linux.namespaces is not a list"),
+        ({"linux": {"seccomp": []}}, ".linux.seccomp is not an object"),
+        ({"mounts": [None]}, ".mounts[0] is not an object"),
+        ({"hooks": {"prestart": [{"path": 1}]}}, ".hooks.prestart[0].path is not a string"),
+    ],
+)
+def test_forms_of_config_json(document: object, said: str) -> None:
+    assert shape.misfit(document, shape.CONFIG) == said

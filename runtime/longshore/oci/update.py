@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 def update(root: str, id: str, resources: dict[str, Any]) -> None:
     """Set the limits named in ``resources`` (linux.resources; devices are left alone); on failure set the old again."""
+    found = shape.misfit(resources, shape.RESOURCES)
+    if found:
+        raise RuntimeFailure(f"resources{found}")
     container = state.load(root, id)
     container.require("update")
     cgroup = container.cgroup
@@ -88,9 +91,6 @@ def main(call: Call) -> int:
             raise RuntimeFailure(str(error)) from None
     else:
         resources = _from_flags(call)
-    found = shape.misfit(resources, shape.RESOURCES)
-    if found:
-        raise RuntimeFailure(f"resources{found}")
     update(call.root, call.arguments[0], resources)
     return 0
 

@@ -5,6 +5,9 @@ amounts are copied, because each splice takes one of a pipe's 16 slots, however
 little it moves: sixteen spliced lines would fill a FIFO that holds 64 KiB of
 copied ones, and stop a container whose reader is away for a moment. A terminal
 or a regular file on one of the sides is always copied.
+
+Where bulk keeps coming, the pipes are made larger: with 64 KiB, writer, shim and
+reader take turns at every 64 KiB, and each waits for a processor.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from longshore.shim.loop import READ, WRITE, Loop
 _CHUNK = 65536
 _BULK = 32768
 _SPLICE = 1 << 20
+_LARGE = 1 << 20
+_ENLARGE_AFTER = 4
 _SPLICE_F_MOVE = 1
 _SPLICE_F_NONBLOCK = 2
 
@@ -42,6 +47,7 @@ class Pump:
         self._ended = ended
         self._splices = splice
         self._pending = memoryview(b"")
+        self._spliced = 0
         self.running = True
         loop.watch(source, READ, self._readable)
 
@@ -82,7 +88,17 @@ class Pump:
         return int.from_bytes(waiting, sys.byteorder) >= _BULK
 
     def _splice(self) -> bool:
+        self._spliced += 1
+        if self._spliced == _ENLARGE_AFTER:
+            self._enlarge()
         return files.splice(self._source, self._sink, _SPLICE, _SPLICE_F_MOVE | _SPLICE_F_NONBLOCK) > 0
+
+    def _enlarge(self) -> None:
+        for fd in (self._source, self._sink):
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _LARGE)
+            except OSError:
+                pass  # beyond what we may have: it works with small ones, too
 
     def _copy(self) -> bool:
         """Move one chunk; False at end of file. BlockingIOError means the sink's, never the source's."""

@@ -38,15 +38,16 @@ VERSION_1 = frozenset(
 )
 
 
-class Slow(OverlayDriver):
-    """Children take their time, so that something can happen meanwhile."""
+class Slow:
+    """An overlay whose children take their time, so that something can happen meanwhile."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
+        overlay = self._overlay = OverlayDriver(root)
+        self.directory, self.tree, self.mounts = overlay.directory, overlay.tree, overlay.mounts
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def make(self, number: int, parents: Sequence[int], kind: Kind, workers: Workers | None) -> None:
-        await super().make(number, parents, kind, workers)
+        await self._overlay.make(number, parents, kind, workers)
         if parents:
             self.begun.set()
             await self.go_on.wait()

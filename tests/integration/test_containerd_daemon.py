@@ -234,6 +234,22 @@ def test_a_damaged_database_is_refused_in_words(short_tmp: Path, damage: Any, wo
     assert blob.read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "root/io.containerd.event.v1.exchange/subscriptions",
+        "root/io.containerd.metadata.v1.sqlite/meta.sqlite-reserve",
+        "state/io.containerd.runtime.v2.task",
+    ],
+)
+def test_something_else_in_the_place_of_our_files(short_tmp: Path, place: str) -> None:
+    path = short_tmp / place
+    path.parent.mkdir(parents=True)
+    path.write_text("") if place.startswith("state") else path.mkdir()
+    last = refusal(*flags(short_tmp)).splitlines()[-1]
+    assert last in (f"containerd: {path}: is a directory", f"containerd: {path}: file exists")
+
+
 def test_a_part_that_fails_says_why_and_takes_along_who_needs_it(short_tmp: Path) -> None:
     with Longshore() as daemon:
         daemon.stop()

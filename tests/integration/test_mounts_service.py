@@ -190,3 +190,22 @@ async def test_streams_end_with_their_lease(daemon: Longshore) -> None:
         assert await leased.read() is grpc.aio.EOF and await leased.code() is grpc.StatusCode.OK
         assert not free.done()
         free.cancel()
+
+
+async def test_a_damaged_record_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    mounts = [Message(type="bind", source=str(tmp_path / "a"), options=["rbind"])]
+    with Longshore() as daemon:
+        async with channel(daemon.address) as opened:
+            user = User(opened)
+            for name in ("bad", "good"):
+                await user.ask("Activate", name=name, mounts=mounts, temporary=True)
+            (record,) = (path for path in daemon.state.rglob("info") if b"bad" in path.read_bytes())
+            before = record.read_bytes()
+            record.write_bytes(b"\xff\xff")
+            assert await user.names() == ["good"]
+            with pytest.raises(errors.DataLoss, match="is damaged"):
+                await user.ask("Deactivate", name="bad")
+            record.write_bytes(before)
+            for name in ("bad", "good"):
+                await user.ask("Deactivate", name=name)

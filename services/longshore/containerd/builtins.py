@@ -54,6 +54,7 @@ from longshore.containerd.monitoring import plugin as monitoring
 from longshore.containerd.mounts import plugin as mounts
 from longshore.containerd.mounts.manager import Activations
 from longshore.containerd.namespaces.service import NamespacesService
+from longshore.containerd.oserrors import words
 from longshore.containerd.plugins import PluginRecord
 from longshore.containerd.proxies import plugin as proxies
 from longshore.containerd.restart import plugin as restart
@@ -281,16 +282,23 @@ async def _build_one(builtin: Builtin, kit: Kit) -> tuple[Exports, errors.Error 
     except Exception as error:
         if builtin.essential:
             raise
-        code, message = rpc.status_of(error)
-        known = isinstance(error, errors.Error | OSError)
+        reason = _reason(error)
         log.error(
             "part failed to start",
             plugin=f"{builtin.type}.{builtin.id}",
-            error=message,
-            exc_info=None if known else error,
+            error=str(reason),
+            exc_info=None if isinstance(error, errors.Error | OSError) else error,
         )
-        return {}, errors.from_code(code, message)
+        return {}, reason
     return exports or {}, None
+
+
+def _reason(error: Exception) -> errors.Error:
+    if isinstance(error, errors.Error):
+        return error
+    return (
+        errors.Error(words(error)) if isinstance(error, OSError) else errors.from_code(*rpc.status_of(error))
+    )
 
 
 def _require_parts(builtin: Builtin, kit: Kit) -> None:

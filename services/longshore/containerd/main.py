@@ -21,6 +21,7 @@ from longshore.api.errors import Error
 from longshore.containerd import config as configuration
 from longshore.containerd import logs
 from longshore.containerd.directories import Directories, claim, usable
+from longshore.containerd.oserrors import words
 from longshore.linux.descriptors import raise_limit
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def main() -> int:
             usable(Path(settings.address).parent, 0o711, "--address")
             _set_oom_score(settings.oom_score)
             return _serve(settings, directories)
-    except (Error, ValueError, OSError) as error:
+    except OSError as error:
+        print(f"containerd: {words(error)}", file=sys.stderr)
+        return 1
+    except (Error, ValueError) as error:
         print(f"containerd: {error}", file=sys.stderr)
         return 1
 
@@ -60,12 +64,14 @@ def main() -> int:
 def _serve(settings: configuration.Config, directories: Directories) -> int:
     zygote = _spawn_zygote(settings)
     raise_limit()  # every task takes three descriptors; the zygote, and with it containers, keep what was given
+    gc.disable()  # nothing that is imported is garbage, and looking for some is a tenth of it
     # Not at the top of the file: this imports grpc, and the zygote must be there before.
     import asyncio
 
     from longshore.containerd.daemon import Daemon
 
     gc.freeze()
+    gc.enable()
     return asyncio.run(Daemon(settings, directories, zygote).run())
 
 

@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtobufMessage
 
 from longshore.api import errors, namespaces
-from longshore.containerd.oserrors import FULL
+from longshore.containerd.oserrors import FULL, words
 
 log = structlog.get_logger("rpc")
 
@@ -228,8 +228,7 @@ def status_of(error: BaseException) -> tuple[int, str]:
 def _plain(error: BaseException) -> str:
     """What happened, in words."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
+        return words(error)
     if isinstance(error, BaseExceptionGroup):
         return _plain(error.exceptions[0])
     if isinstance(error, LookupError):  # its text is the key alone

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -45,16 +46,16 @@ class Activations:
     def get(self, namespace: str, name: str) -> ActivationInfo:
         """Raises NotFound."""
         try:
-            return ActivationInfo.FromString((self._place(namespace, name) / _INFO).read_bytes())
+            return _read(self._place(namespace, name) / _INFO)
         except FileNotFoundError:
             raise errors.NotFound(f'mount activation "{name}": not found') from None
 
     def all(self, namespace: str) -> list[ActivationInfo]:
-        """By name."""
-        found = [
-            ActivationInfo.FromString(path.read_bytes())
-            for path in (self._folder / namespace).glob(f"*/{_INFO}")
-        ]
+        """By name; without those whose record is damaged."""
+        found = []
+        for path in (self._folder / namespace).glob(f"*/{_INFO}"):
+            with suppress(FileNotFoundError, errors.DataLoss):
+                found.append(_read(path))
         return sorted(found, key=lambda info: info.name)
 
     def leased(self) -> list[tuple[str, str, str]]:
@@ -62,9 +63,9 @@ class Activations:
         found = []
         for path in self._folder.glob(f"*/*/{_LEASE}"):
             try:
-                name = ActivationInfo.FromString(path.with_name(_INFO).read_bytes()).name
+                name = _read(path.with_name(_INFO)).name
                 found.append((path.parent.parent.name, name, path.read_text()))
-            except (FileNotFoundError, DecodeError):  # coming, going, or damaged
+            except (FileNotFoundError, errors.DataLoss):  # coming, going, or damaged
                 continue
         return found
 
@@ -162,6 +163,16 @@ class Activations:
         if kind != LOOP:
             mount_all([planned.mount], active.mount_point)
         return active.mount_point
+
+
+def _read(path: Path) -> ActivationInfo:
+    """Raises FileNotFoundError, DataLoss."""
+    try:
+        return ActivationInfo.FromString(path.read_bytes())
+    except DecodeError:
+        raise errors.DataLoss(
+            f"{path} is damaged: unmount what is mounted beside it, and remove that folder: data loss"
+        ) from None
 
 
 def _take_back(place: Path, info: ActivationInfo) -> None:

@@ -14,6 +14,7 @@ import pytest
 from longshore import link
 from longshore.init import native as init
 from longshore.launcher import PROGRAMS
+from longshore.link import bundle
 from longshore.oci import native
 
 VERSIONS = {
@@ -46,6 +47,7 @@ def _link(folder: Path) -> None:
         *(folder / name for name in VERSIONS),
         *([folder / "docker-init"] if init.BINARY.exists() else []),
         folder / link.RUNTIME,
+        folder / bundle.NAME,
     }
 
 
@@ -81,7 +83,14 @@ def test_runc_needs_nothing_but_its_file(folder: Path) -> None:
     assert str(folder / link.RUNTIME).encode() in data
 
 
-def test_runc_of_another_python_says_so(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def no_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathering them takes a second or two."""
+    monkeypatch.setattr(link, "bundled", lambda *_: bundle.NOTHING)
+
+
+@pytest.mark.usefixtures("no_modules")
+def test_runc_of_another_python_says_so(tmp_path: Path) -> None:
     link.link(str(tmp_path / "bin"))
     runtime = tmp_path / "bin" / link.RUNTIME
     runtime.write_bytes(b"\0\0\0\0" + runtime.read_bytes()[4:])
@@ -89,7 +98,10 @@ def test_runc_of_another_python_says_so(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "longshore link again" in done.stderr
 
 
-def test_again_replaces(folder: Path) -> None:
+@pytest.mark.usefixtures("no_modules")
+def test_again_replaces(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    link.link(str(folder))
     before, names = os.stat(folder / "ctr").st_ino, os.listdir(folder)
     link.link(str(folder))
     assert os.stat(folder / "ctr").st_ino != before
@@ -144,3 +156,100 @@ def test_brief_ones_say_all_before_they_leave(folder: Path, name: str, launcher:
         assert done.returncode != 0 and "No space left on device" in done.stderr
         done = ended("--version", out=broken.fileno())
         assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+PROBE = """
+import sys
+sys.path.insert(0, {folder!r})
+import probe, package.inside
+print(probe.SAID, package.inside.SAID, type(probe.__loader__).__name__)
+print(probe.__file__, package.__path__, probe.__loader__.get_source("probe") == open(probe.__file__).read())
+"""
+
+
+class Bundled:
+    """A file of two modules, and a program that imports them by it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.file = folder, folder / bundle.NAME
+        (folder / "package").mkdir()
+        self.write("first")
+        (folder / "package" / "__init__.py").write_text("")
+        (folder / "package" / "inside.py").write_text("SAID = 'inside'\n")
+        modules = {
+            "probe": "probe.py",
+            "package": "package/__init__.py",
+            "package.inside": "package/inside.py",
+        }
+        monkeypatch.setattr(
+            bundle, "_modules", lambda python: {name: str(folder / path) for name, path in modules.items()}
+        )
+        bundle.build(str(self.file), sys.executable)
+
+    def write(self, said: str) -> None:
+        (self.folder / "probe.py").write_text(f"SAID = {said!r}\n")
+
+    def run(self) -> list[str]:
+        code = bundle.PRELUDE.format(file=str(self.file)) + PROBE.format(folder=str(self.folder))
+        done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+        assert f"{self.folder}/probe.py ['{self.folder}/package'] True" in done.stdout
+        return done.stdout.split()[:3]
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundled:
+    return Bundled(tmp_path, monkeypatch)
+
+
+def test_modules_come_from_the_file(bundled: Bundled) -> None:
+    data = bundled.file.read_bytes()
+    assert bundled.run() == ["first", "inside", "Loader"]
+    # Really from there: other words of the same length.
+    bundled.file.write_bytes(data.replace(b"first", b"again"))
+    assert bundled.run() == ["again", "inside", "Loader"]
+
+
+def test_a_source_that_has_changed_counts(bundled: Bundled) -> None:
+    bundled.write("second")
+    assert bundled.run() == ["second", "inside", "SourceFileLoader"]
+    bundled.write("third")
+    status = os.stat(bundled.folder / "probe.py")
+    os.utime(bundled.folder / "probe.py", (status.st_atime, status.st_mtime + 100))
+    assert bundled.run() == ["third", "inside", "SourceFileLoader"]
+
+
+@pytest.mark.parametrize(
+    "harm", ["gone", "empty", "another python", "no modules", "cut", "nonsense", "nothing"]
+)
+def test_a_file_that_is_no_use_is_done_without(bundled: Bundled, harm: str) -> None:
+    data = bundled.file.read_bytes()
+    head = 16 + int.from_bytes(data[4:8], "little")
+    harmed = {
+        "empty": b"",
+        "another python": b"\0\0\0\0" + data[4:],
+        "no modules": data[:head],
+        "cut": data[: head // 2],
+        "nonsense": data[:16] + bytes(len(data) - 16),
+        "nothing": bundle.NOTHING,
+    }
+    if harm == "gone":
+        bundled.file.unlink()
+    else:
+        bundled.file.write_bytes(harmed[harm])
+    assert bundled.run()[:2] == ["first", "inside"]
+
+
+SEARCHED = """
+import longshore.ctr.main, longshore.client.wire.blocking, longshore.client.version
+for name, module in list(sys.modules.items()):
+    if name.startswith(("longshore.", "google.protobuf", "click")) and (module.__file__ or "").endswith(".py"):
+        if type(module.__loader__).__name__ != "Loader":
+            print(name)
+"""
+
+
+def test_the_file_holds_what_programs_start_with(folder: Path) -> None:
+    """Nothing of a command is searched on disk, but for the packages that are only folders."""
+    code = bundle.PRELUDE.format(file=str(folder / bundle.NAME)) + SEARCHED
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""

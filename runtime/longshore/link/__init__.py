@@ -7,7 +7,8 @@ Nothing shadows an installed containerd unless it is asked to. A launcher holds
 the absolute path of this interpreter and ``-I``: neither the working directory
 nor PYTHON* variables decide what runs. runc, which is started for every
 container, is one precompiled file beside its launcher and runs with ``-S`` too; its
-launcher is a native one where there is a C compiler (see longshore.oci.native).
+launcher is a native one where there is a C compiler (see longshore.oci.native). What the
+other programs import is in another such file (see longshore.link.bundle).
 docker-init is a copy of ours, which containers are given, where it could be compiled.
 
 What is to be written is gathered first; a file that we didn't write is never
@@ -18,13 +19,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Final
 
 from longshore.init import native as init
 from longshore.launcher import BRIEF, PROGRAMS
+from longshore.link import bundle
 from longshore.oci import native
 
 # The name of a launcher, and the program of `PROGRAMS` that it starts.
@@ -39,6 +42,9 @@ LAUNCHERS: Final = {
     "dockerd": "dockerd",
     "runc": "runc",
 }
+
+# Programs of many modules, which are worth a look into a file of them; a shim would keep its index in memory.
+BUNDLED: Final = frozenset({"containerd", "ctr", "docker", "dockerd"})
 
 MARK: Final = "# Written by `longshore link`, which may replace it."
 RUNTIME: Final = ".longshore-runc.pyc"
@@ -61,8 +67,9 @@ sys.exit(main())
 
 _BRIEF_LAUNCHER = """\
 import sys
+from longshore.launcher import hurry, leave
+hurry()
 from {module} import main
-from longshore.launcher import leave
 sys.argv[0] = {name!r}
 leave(main())
 """
@@ -115,18 +122,19 @@ def link(directory: str, python: str = sys.executable) -> list[str]:
     """
     directory = os.path.abspath(directory)
     plan = launchers(directory, os.path.abspath(python))
-    runtime = os.path.join(directory, RUNTIME)
-    check(plan, runtime)
+    runtime, modules = os.path.join(directory, RUNTIME), os.path.join(directory, bundle.NAME)
+    check([*plan, runtime, modules])
     launcher = os.path.join(directory, "runc")
     os.makedirs(directory, exist_ok=True)
     written = []
     with tempfile.TemporaryDirectory(dir=directory, prefix=".longshore-link-") as drafts:
-        for target, data in {runtime: precompiled(drafts), **plan}.items():
+        files = {runtime: precompiled(drafts), modules: bundled(drafts, python), **plan}
+        for target, data in files.items():
             draft = os.path.join(drafts, os.path.basename(target))
             if target != launcher or not native.build(draft, *native_launcher(runtime, python), MARK):
                 with open(draft, "wb") as file:
                     file.write(data)
-            os.chmod(draft, 0o644 if target == runtime else 0o755)
+            os.chmod(draft, 0o644 if target in (runtime, modules) else 0o755)
             os.replace(draft, target)
             written.append(target)
     return written
@@ -142,6 +150,8 @@ def launchers(directory: str, python: str) -> dict[str, bytes]:
         else:
             text = _BRIEF_LAUNCHER if program in BRIEF else _LAUNCHER
             flags, body = "-I", text.format(module=PROGRAMS[program], name=name)
+            if program in BUNDLED:
+                body = bundle.PRELUDE.format(file=os.path.join(directory, bundle.NAME)) + body
         plan[os.path.join(directory, name)] = f"{shebang(python, flags)}\n{MARK}\n{body}".encode()
     if init.build():
         plan[os.path.join(directory, "docker-init")] = init.BINARY.read_bytes()
@@ -165,9 +175,9 @@ def shebang(python: str, flags: str) -> str:
     return line
 
 
-def check(plan: Mapping[str, bytes], runtime: str) -> None:
+def check(paths: Iterable[str]) -> None:
     """Raise Refused, naming them all, if files are in the way that aren't ours."""
-    foreign = [path for path in (*plan, runtime) if os.path.lexists(path) and not ours(path)]
+    foreign = [path for path in paths if os.path.lexists(path) and not ours(path)]
     if foreign:
         raise Refused(
             f"{', '.join(foreign)}: not written by longshore link, so left alone. Nothing was written; "
@@ -184,6 +194,8 @@ def ours(path: str) -> bool:
         rest = file.read(NATIVE_LIMIT) if data[:4] == b"\x7fELF" else b""
     if os.path.basename(path) == RUNTIME:
         return RUNTIME_MARK in data
+    if os.path.basename(path) == bundle.NAME:
+        return data[8:16] == bundle.MARK
     if rest:
         return MARK.encode() in data + rest
     return data[:2] == b"#!" and MARK.encode() in data.split(b"\n", 2)[1:2]
@@ -199,5 +211,12 @@ def precompiled(folder: str) -> bytes:
         return file.read()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def bundled(folder: str, python: str) -> bytes:
+    """The modules of the other programs as `bundle` writes them; none if one of the programs can't be imported."""
+    target = os.path.join(folder, "modules.pyc")
+    try:
+        bundle.build(target, python)
+    except subprocess.SubprocessError:
+        return bundle.NOTHING
+    with open(target, "rb") as file:
+        return file.read()

@@ -73,6 +73,8 @@ def test_names_in_maps_are_left_alone() -> None:
     (
         (b'{"Image": 1}', "Expected `str`, got `int` - at `$.Image`"),
         (b'{"HostConfig": {"Memory": "1"}}', "$.HostConfig.Memory"),
+        (b'{"HostConfig": {"Memory": 9223372036854775808}}', "9223372036854775808 is out of range"),
+        (b'{"HostConfig": {"OomScoreAdj": -9223372036854775809}}', "is out of range"),
         (b"[1]", "Expected `object`"),
         (b"nonsense", "invalid JSON"),
         (b'{"a": ' * 5000 + b"1" + b"}" * 5000, "invalid JSON"),

@@ -10,13 +10,17 @@ from __future__ import annotations
 import types
 import typing
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from longshore.api import errors
 
 T = TypeVar("T")
+
+_LEAST: Final = -(1 << 63)
+_MOST: Final = (1 << 63) - 1
+"""Numbers of the API are 64 bits wide."""
 
 
 def decode(data: bytes, kind: type[T]) -> T:
@@ -74,6 +78,9 @@ def _fitted(value: Any, kind: Any) -> Any:
             return {key: _zero(_fitted(item, shape.values), shape.values) for key, item in value.items()}
     elif isinstance(value, list) and shape.items is not None:
         return [_zero(_fitted(item, shape.items), shape.items) for item in value]
+    elif isinstance(value, int) and not _LEAST <= value <= _MOST:
+        # Kept, it would be written out again, and no client could read the container that has it.
+        raise errors.InvalidArgument(f"invalid JSON: the number {value} is out of range")
     return value
 
 

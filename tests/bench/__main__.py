@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=sorted(SCENARIOS), action="append", help="this one (repeatable); shims runs only so"
     )
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each side; of long work a third")
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each side; of long work a third")
     parser.add_argument("--per-round", type=int, default=5, help="pieces of work in a turn")
     parser.add_argument("--containers", type=int, default=100, help="of the scenario `starts`")
     parser.add_argument("--content", type=int, default=1024, help="MiB that are written, read and printed")

@@ -91,7 +91,7 @@ def _warm_workers(modules: list[str]) -> None:
         if hasattr(module, "rehearse"):
             try:
                 module.rehearse(_directory(), _ROUNDS)
-            except OSError as error:
+            except Exception as error:
                 print(f"zygote: {module.__name__}: {error}", file=sys.stderr)
     _settle()
 

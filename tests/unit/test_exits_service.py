@@ -18,6 +18,7 @@ from longshore.api.services.exits.v1.exits_pb2_grpc import ExitsStub, add_ExitsS
 from longshore.api.types.event_pb2 import Envelope
 from longshore.api.typeurls import pack
 from longshore.containerd import rpc
+from longshore.containerd.exits import service as service_module
 from longshore.containerd.exits.service import ExitsService
 from longshore.containerd.metadata.store import Store
 from longshore.containerd.tasks.journal import Journal, Life
@@ -131,6 +132,38 @@ async def test_what_arrives_meanwhile_is_one_batch(stub: Any, store: Store, gate
     assert acknowledged[-1] == 100 and acknowledged == sorted(acknowledged)
     assert len(gate.batches) < 50
     assert [pid for _, pid, _ in exits(store)] == list(range(1, 101))
+
+
+def beginning(sequence: int) -> ReportRequest:
+    made = report(sequence)
+    made.envelope.topic = "/tasks/create"
+    return made
+
+
+async def test_a_beginning_waits_for_what_follows(
+    stub: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_PATIENCE", 3600.0)
+    call = stub.Report()
+    for sequence in (1, 2):
+        await call.write(beginning(sequence))
+    await call.write(report(3))
+    assert (await call.read()).acknowledged == 3
+    await call.write(beginning(4))
+    await call.done_writing()
+    assert (await call.read()).acknowledged == 4
+    assert gate.batches == [3, 1]
+
+
+async def test_a_beginning_does_not_wait_for_ever(
+    stub: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_PATIENCE", 0.0)
+    call = stub.Report()
+    for sequence in (1, 2):
+        await call.write(beginning(sequence))
+        assert (await call.read()).acknowledged == sequence
+    call.cancel()
 
 
 async def test_repeated_reports_count_once(stub: Any, store: Store) -> None:

@@ -1,13 +1,15 @@
 """The exit stream: shims of ours report their events here, and are told what is safe on disk.
 
 A stream lives as long as its shim's connection. Reports are journalled in
-batches: whatever arrived while the last batch was being written is the next.
+batches: whatever arrived while the last batch was being written is the next; and
+a report that others follow soon, as an exit follows a start, waits for them a moment.
 See README.md for what happens when either end dies.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
@@ -17,6 +19,11 @@ from longshore.containerd import rpc
 
 # Reports read ahead of the journal, per stream; beyond it HTTP/2 flow control holds the shim back.
 _AHEAD = 256
+
+# What tells of a beginning waits this long (seconds) for what comes next: one flush of the disk, and one answer, for
+# both. Nobody's call waits for these, and until they are journalled the shim has them.
+_PATIENCE = 0.02
+_BEGINNINGS = frozenset(("/tasks/create", "/tasks/start", "/tasks/exec-added", "/tasks/exec-started"))
 
 
 class Journal(Protocol):
@@ -77,10 +84,12 @@ async def _next_batch(queue: asyncio.Queue[ReportRequest | None]) -> list[Report
     """What has arrived, at least one report; [] at the end of the stream."""
     batch: list[ReportRequest] = []
     item = await queue.get()
-    while item is not None:
-        batch.append(item)
-        if queue.empty():
-            return batch
-        item = queue.get_nowait()
-    queue.put_nowait(None)  # for the next call
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            while item is not None:
+                batch.append(item)
+                if queue.empty() and item.envelope.topic not in _BEGINNINGS:
+                    return batch
+                item = await queue.get()
+            queue.put_nowait(None)  # for the next call
     return batch

@@ -19,6 +19,7 @@ import structlog
 from longshore.api import errors
 from longshore.client import AsyncClient
 from longshore.dockerd.config import DEFAULT_CONTAINERD
+from longshore.linux.descriptors import as_given
 
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
@@ -93,7 +94,9 @@ class Child:
         flags = ["--root", self._root, "--state", self._state, "--address", self.address]
         environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "longshore.containerd.main", *flags, "--log-level", self._level],
+            as_given(
+                [sys.executable, "-I", "-m", "longshore.containerd.main", *flags, "--log-level", self._level]
+            ),
             stdin=subprocess.DEVNULL,
             env=environment,
             start_new_session=True,

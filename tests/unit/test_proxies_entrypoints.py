@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
@@ -19,10 +21,27 @@ def test_entry_points_are_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> Non
         EntryPoint("b", EXAMPLE, entrypoints.SNAPSHOTTERS),
         EntryPoint("a", "nowhere.at:all", entrypoints.SNAPSHOTTERS),
     ]
-    monkeypatch.setattr(entrypoints, "entry_points", lambda group: points)
+    monkeypatch.setattr(entrypoints, "_entry_points", lambda group: points)
+    monkeypatch.setattr(entrypoints, "named", lambda group, path: True)
     found = dict(entrypoints.found(entrypoints.SNAPSHOTTERS))
     assert found["b"] is CopyDriver
     assert isinstance(found["a"], errors.Error) and "nowhere" in found["a"].message
+
+
+def test_packages_are_asked_where_one_may_have_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = entrypoints.SNAPSHOTTERS
+    package = tmp_path / "reflink-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: reflink\nVersion: 1.0\n")
+    path = [str(tmp_path / "none"), str(tmp_path)]
+    assert not entrypoints.named(group, path)
+    (package / "entry_points.txt").write_text(f"[console_scripts]\nx = y:z\n\n[{group}]\ncopy = {EXAMPLE}\n")
+    assert entrypoints.named(group, path) and not entrypoints.named(entrypoints.DIFFERS, path)
+    monkeypatch.setattr(sys, "path", path)
+    assert dict(entrypoints.found(group)) == {"copy": CopyDriver}
+    assert not dict(entrypoints.found(entrypoints.DIFFERS))
+    (tmp_path / "packages.zip").write_bytes(b"")
+    assert entrypoints.named(entrypoints.DIFFERS, [*path, str(tmp_path / "packages.zip")])
 
 
 def test_drivers_are_loaded_by_module_and_name() -> None:

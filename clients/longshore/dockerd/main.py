@@ -21,6 +21,7 @@ from longshore import plainlog  # noqa: F401
 from longshore.api.errors import Error
 from longshore.dockerd import config as configuration
 from longshore.dockerd import directories, listeners, output
+from longshore.linux.descriptors import raise_limit
 
 # What starts of containers wait for: loggers, proxies, and the work on file systems.
 WARM = (
@@ -66,6 +67,7 @@ def _serve(config: configuration.Config, arguments: Namespace) -> int:
         from longshore.zygote.client import Zygote
 
         zygote = Zygote.spawn("debug" if config.debug else config.log_level, WARM)
+        raise_limit()  # every client and container takes some; the zygote, and what it starts, keep what was given
         # Not at the top of the file: this imports grpc, and the zygote must be there before.
         import asyncio
 

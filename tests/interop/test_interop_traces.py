@@ -42,7 +42,7 @@ from longshore.api.services.tasks.v1 import tasks_pb2_grpc
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.containerd.events.fields import decoded
 from support import require
-from support.daemon import Longshore
+from support.daemon import COLLECTION_WHEN_ASKED, Longshore
 from support.images import busybox_layer
 from support.realdaemon import RealContainerd
 from support.tasks import spec
@@ -490,14 +490,16 @@ TRACES: dict[str, Callable[[Trace], None]] = {
 @pytest.fixture(scope="module")
 def ours() -> Iterator[Longshore]:
     require.go("busybox")
-    with Longshore() as daemon:
+    with Longshore(
+        config=COLLECTION_WHEN_ASKED
+    ) as daemon:  # else one may come between two calls without a lease
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[RealContainerd]:
     require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox")
-    with RealContainerd() as daemon:
+    with RealContainerd(config=COLLECTION_WHEN_ASKED) as daemon:
         yield daemon
 
 

@@ -68,12 +68,14 @@ def _serve(config: configuration.Config, arguments: Namespace) -> int:
 
         zygote = Zygote.spawn("debug" if config.debug else config.log_level, WARM)
         raise_limit()  # every client and container takes some; the zygote, and what it starts, keep what was given
+        gc.disable()  # nothing that is imported is garbage, and looking for some is a tenth of it
         # Not at the top of the file: this imports grpc, and the zygote must be there before.
         import asyncio
 
         from longshore.dockerd.daemon import Daemon
 
         gc.freeze()
+        gc.enable()
         return asyncio.run(Daemon(config, zygote, arguments, handed_over).run())
 
 

@@ -123,6 +123,11 @@ def test_file(tmp_path: Path, document: Any, name: str, value: Any) -> None:
         ({"default-runtime": "kata"}, [], "specified default runtime 'kata' does not exist"),
         ({"default-cgroupns-mode": "x"}, [], "default-cgroupns-mode"),
         ({}, ["--bridge", "br0", "--bip", "10.0.0.1/24"], "mutually exclusive"),
+        ({"dns": ["not-an-ip"]}, [], "not-an-ip is not an ip address"),
+        ({"ip": "abc"}, [], "invalid IP address: abc"),
+        ({"bip": "300.1.1.1/24"}, [], "invalid CIDR address: 300.1.1.1/24"),
+        ({"fixed-cidr": "10.0.0.1"}, [], "invalid CIDR address: 10.0.0.1"),
+        ({"registry-mirrors": ["ftp://x"]}, [], 'invalid mirror: unsupported scheme "ftp" in "ftp://x"'),
     ),
 )
 def test_refused(tmp_path: Path, document: Any, flags: list[str], words: str) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import field
@@ -432,11 +434,37 @@ def _check(config: Config) -> None:
         if getattr(config, name) < 0:
             raise InvalidArgument(f"invalid {name.replace('_', ' ')}: {getattr(config, name)}")
     _check_modes(config)
+    _check_addresses(config)
     _check_support(config)
     if "runc" in config.runtimes:
         raise InvalidArgument("runtime name 'runc' is reserved")
     if config.bridge and config.bridge != "none" and config.bip:
         raise InvalidArgument("You specified -b & --bip, mutually exclusive options. Please specify only one")
+
+
+def _check_addresses(config: Config) -> None:
+    """A word that is none is told of before anything is made with it, in the original's words."""
+    for text in config.dns:
+        if not _is(ip_address, text):
+            raise InvalidArgument(f"{text} is not an ip address")
+    for text in (config.ip, config.default_gateway, config.default_gateway_v6):
+        if text and not _is(ip_address, text):
+            raise InvalidArgument(f"invalid IP address: {text}")
+    for text in (config.bip, config.bip6, config.fixed_cidr, config.fixed_cidr_v6):
+        if text and not ("/" in text and _is(ip_interface, text)):
+            raise InvalidArgument(f"invalid CIDR address: {text}")
+    for text in config.registry_mirrors:
+        scheme = urlsplit(text).scheme
+        if scheme not in ("http", "https"):
+            raise InvalidArgument(f'invalid mirror: unsupported scheme "{scheme}" in "{text}"')
+
+
+def _is(kind: Callable[[str], object], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_support(config: Config) -> None:

@@ -100,9 +100,11 @@ def test_the_first_program_is_short_and_does_what_it_says(daemon: Daemon) -> Non
 SAID = {
     1: "exit status: 0",
     2: "hello from web",
-    3: "/tasks/exit",
-    4: "docker.io/host/tools:latest",
-    6: '"nobody"',
+    3: "written result\nexit status: 137",
+    4: "/tasks/exit",
+    5: "docker.io/host/tools:latest",
+    7: "['run', 'run']",
+    8: '"nobody"',
 }
 
 

@@ -508,10 +508,13 @@ ERRORS = [
     (("content", "edit", f"sha256:{'0' * 64}"), "not found"),
     (("content", "push-object", "localhost:1/none:1", f"sha256:{'0' * 64}", "a/b"), "not found"),
     (("plugins", "inspect-runtime", "--runtime", "io.containerd.nope.v9"), ""),
+    (("containers", "info", "\udce9"), "is no utf-8"),
+    (("containers", "restore", "x", BUSYBOX), "is no checkpoint"),
+    (("tasks", "checkpoint", "nobody"), "not found"),
 ]
 
 
-@pytest.mark.parametrize(("words", "text"), ERRORS, ids=[" ".join(case[0][:3]) for case in ERRORS])
+@pytest.mark.parametrize(("words", "text"), ERRORS, ids=[ascii(" ".join(case[0][:3])) for case in ERRORS])
 def test_errors(ours: Ours, words: tuple[str, ...], text: str) -> None:
     done = ours(*words, check=False)
     assert done.returncode == 1

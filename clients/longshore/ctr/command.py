@@ -106,6 +106,8 @@ def serve(
         raise click.exceptions.Exit(130) from None
     except TimeoutError:
         raise failure(errors.DeadlineExceeded("context deadline exceeded"), settings) from None
+    except UnicodeEncodeError as error:  # a name with bytes that are no text can't be put into a request
+        raise Failure(f"{error.object!r} is no UTF-8") from None
     except OSError as error:
         if settings.debug:
             raise

@@ -99,9 +99,7 @@ def test_hints() -> None:
     assert failure(NotFound("image: not found"), settings).hint == ""
 
 
-@pytest.mark.parametrize(
-    "words", [("sandboxes", "ls"), ("run", "--cni", "x", "y"), ("tasks", "checkpoint", "x")]
-)
+@pytest.mark.parametrize("words", [("sandboxes", "ls"), ("run", "--cni", "x", "y"), ("shim", "state", "x")])
 def test_what_is_not_built_says_so(words: tuple[str, ...]) -> None:
     done = ctr(*words)
     assert done.returncode == 1

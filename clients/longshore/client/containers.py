@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -230,7 +230,7 @@ class Containers:
     ) -> AsyncIterator[Container]:
         """A container that is gone, with task and snapshot, when the block ends."""
         container = await self.create(
-            id or f"run-{secrets.token_hex(6)}", *options, image=image, args=args, rootfs=rootfs, user=user
+            id or f"run-{os.urandom(6).hex()}", *options, image=image, args=args, rootfs=rootfs, user=user
         )
         try:
             yield container

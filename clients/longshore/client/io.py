@@ -12,7 +12,6 @@ and `Pipes` (we hold the other end).
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -171,7 +170,7 @@ class Streams:
 
     def __init__(self, directory: str, name: str, wanted: Pipes) -> None:
         os.makedirs(directory, mode=0o711, exist_ok=True)
-        self.directory = os.path.join(directory, secrets.token_hex(6))
+        self.directory = os.path.join(directory, os.urandom(6).hex())
         os.mkdir(self.directory, 0o700)
         self._fds: dict[str, int] = {}
         self.stdin: Writer | None = None

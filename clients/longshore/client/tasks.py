@@ -7,7 +7,7 @@ deleted. `Process` is that life; `Task` adds what concerns a whole container.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -269,7 +269,7 @@ class Task(Process):
         A command inherits the container's own process settings (environment,
         user, capabilities). Raises AlreadyExists when the id is in use.
         """
-        exec_id = exec_id or f"exec-{secrets.token_hex(6)}"
+        exec_id = exec_id or f"exec-{os.urandom(6).hex()}"
         io = io if io is not None else Null()
         if not isinstance(process, Mapping):
             container = await self._tasks.client.containers.get(self.container)

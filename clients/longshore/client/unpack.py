@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,6 +82,8 @@ def is_extraction(key: str) -> bool:
 
 
 def _key(step: Step) -> str:
+    import secrets  # and with it random and hmac, which only an unpacking client needs
+
     return f"extract-{time.time_ns() % 1_000_000_000}-{secrets.token_urlsafe(3)} {step.chain_id}"
 
 

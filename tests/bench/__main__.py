@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     if private.INSIDE in os.environ:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and out of every `with`
-        write(measure(options), second, options)
-        return 0
+        run = measure(options)
+        write(run, second, options)
+        return 1 if run["failed"] else 0
     try:
         for part in NEEDED:
             goparts.path(part)
@@ -116,13 +118,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """The run's document."""
-    described, results, seconds = machine.describe(), {}, {}
+    """The run's document. A scenario that fails is told of, and the others go on."""
+    described, results, seconds, failed = machine.describe(), {}, {}, {}
     with daemons.pair() as pair:
         for name in options.only or [name for name in SCENARIOS if name not in BY_NAME_ONLY]:
             say(f"{name} ...")
             started = time.perf_counter()
-            results[name] = SCENARIOS[name](pair, options)
+            try:
+                results[name] = SCENARIOS[name](pair, options)
+            except Exception as error:
+                traceback.print_exc()
+                failed[name] = f"{type(error).__name__}: {error}"
             seconds[name] = round(time.perf_counter() - started)
             say(f"{name} took {seconds[name]} s")
     described["load_after"] = os.getloadavg()
@@ -132,6 +138,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "quick": options.quick,
         "options": {name: getattr(options, name) for name in kept},
         "seconds": seconds,
+        "failed": failed,
         "scenarios": results,
     }
 
@@ -144,6 +151,8 @@ def write(run: report.Run, second: report.Run | None, options: argparse.Namespac
     output.with_suffix(".md").write_text(report.markdown(run, second))
     report.show(run, second)
     report.complain(run, say)
+    for name, reason in run["failed"].items():
+        say(f"FAILED: {name}: {reason}")
     try:
         charts.draw(run, output.parent)
     except ImportError:

@@ -19,6 +19,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from longshore.api.types.descriptor_pb2 import Descriptor
+from longshore.client import Client
+from longshore.client.oci import MANIFEST
 from support import ctr, images
 from support.daemon import LONGSHORE, Longshore
 from support.images import BUSYBOX
@@ -299,6 +302,22 @@ def test_images(ours: Ours, tmp_path: Path) -> None:
     assert said.count("saved example.org/box") == 2
     ours("images", "rm", "--sync", "example.org/box:1", "example.org/box:2")
     assert "example.org" not in ours("images", "ls", "-q").stdout
+
+
+def test_a_damaged_image_hides_no_other(ours: Ours, containerd: Daemon) -> None:
+    with Client(str(containerd.address), containerd.namespace) as client:
+        for number, data in enumerate((b"garbage", b'{"manifests": 5}', b'{"config": {"digest": "x"}}')):
+            digest = client.content.write(f"damaged-{number}", data, labels={"containerd.io/gc.root": "now"})
+            target = Descriptor(media_type=MANIFEST, digest=digest, size=len(data))
+            client.images.create(f"damaged:{number}", target)
+        listed = {row[0] for row in ours.rows("images", "ls")}
+        assert {BUSYBOX, "damaged:0", "damaged:1", "damaged:2"} <= listed
+        checked = {row[0]: row[3] for row in ours.rows("images", "check")}
+        assert checked[BUSYBOX] == "complete" and checked["damaged:0"] == "incomplete"
+        for number in range(3):
+            image = client.images.get(f"damaged:{number}")
+            image.delete()
+            client.content.delete(image.record.target.digest)
 
 
 def test_flags_of_import_and_export(ours: Ours, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from longshore.client.content import ingest_ref
 from longshore.client.stubs import stub
 from longshore.client.unpack import Step, first_missing, label_config, unpack_layer
 from longshore.registry import shapes
+from longshore.registry.references import is_digest
 
 if TYPE_CHECKING:
     from longshore.api.services.images.v1.images_pb2_grpc import ImagesAsyncStub
@@ -52,6 +53,8 @@ class Image:
     async def document(self, blob: Descriptor) -> dict[str, Any]:
         """A manifest, index or config as JSON. Raises NotFound, DataLoss."""
         try:
+            if not is_digest(blob.digest):
+                raise ValueError("its name is no digest")
             return shapes.parse(await self._client.content.read(blob.digest))
         except ValueError as error:
             raise DataLoss(

@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from longshore.api.errors import NotFound
+from longshore.api.errors import DataLoss, InvalidArgument, NotFound
 from longshore.client import defaults
 from longshore.ctr import tables
 from longshore.ctr.command import LIST, REMOVE, Failure, Verbs, command, parse_labels
@@ -68,10 +68,10 @@ async def list_(client: AsyncClient, quiet: bool, form: str, filters: tuple[str,
 
 
 async def measures(image: Image) -> tuple[int, list[str]]:
-    """Size and platforms, as far as the blobs are here."""
+    """Size and platforms, as far as the blobs are here and can be read."""
     try:
         return await image.size(), await image.platforms()
-    except NotFound:
+    except (NotFound, DataLoss):
         return 0, []
 
 
@@ -98,7 +98,7 @@ async def check(
                 click.echo(image.name)
             continue
         status = f"{'complete' if whole else 'incomplete'} ({len(have)}/{len(needed)})"
-        unpacked = str(whole and await image.is_unpacked(snapshotter)).lower()
+        unpacked = str(whole and await is_unpacked(image, snapshotter)).lower()
         sizes = f"{tables.binary_size(size)}/{tables.binary_size(total)}"
         rows.append((image.name, image.target.media_type, image.target.digest, status, sizes, unpacked))
     if not quiet:
@@ -111,14 +111,21 @@ async def needed_blobs(image: Image) -> list[Descriptor]:
 
     try:
         return children(await image.manifest())
-    except NotFound:
+    except (NotFound, DataLoss):
         return []
+
+
+async def is_unpacked(image: Image, snapshotter: str) -> bool:
+    try:
+        return await image.is_unpacked(snapshotter)
+    except DataLoss:
+        return False
 
 
 async def present(client: AsyncClient, digest: str) -> bool:
     try:
         await client.content.info(digest)
-    except NotFound:
+    except (NotFound, InvalidArgument):
         return False
     return True
 
@@ -148,6 +155,7 @@ def opened(path: str, mode: str) -> IO[bytes]:
     snapshotter_option,
     click.argument("archive", metavar="FILE|-"),
     name="import",
+    bulk=True,
 )
 async def import_(
     client: AsyncClient,
@@ -205,6 +213,7 @@ async def import_(
     click.argument("archive", metavar="FILE|-"),
     click.argument("names", nargs=-1, required=True),
     name="export",
+    bulk=True,
 )
 async def export(
     client: AsyncClient,
@@ -352,6 +361,7 @@ async def prune(client: AsyncClient, every: bool) -> None:
     click.argument("source"),
     click.argument("target"),
     name="convert",
+    bulk=True,
 )
 async def convert(
     client: AsyncClient,

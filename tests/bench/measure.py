@@ -158,9 +158,9 @@ class Account:
         )
         self._names = (name, parent)
         if self._top is not None:
-            (self._top / name).mkdir()
+            (self._top / name).mkdir(exist_ok=True)
             # With a child it outlives its containers, and so does what they used.
-            (self._top / parent / "keep").mkdir(parents=True)
+            (self._top / parent / "keep").mkdir(parents=True, exist_ok=True)
 
     def prefix(self) -> list[str]:
         """Words before a command that runs in the group."""

@@ -282,6 +282,13 @@ def test_cgroup_paths_cannot_climb(given_path: str, path: str) -> None:
     assert create.cgroup_path({"cgroupsPath": given_path}, "id") == path
 
 
+@pytest.mark.parametrize("given_path", ["/", "..", ".", "//", "/../..", "./"])
+def test_a_cgroup_of_all_is_no_container_s(given_path: str) -> None:
+    """Its limits, device rules and SIGKILLs would be the machine's."""
+    with pytest.raises(InvalidConfig, match="not a container's own"):
+        create.cgroup_path({"cgroupsPath": given_path}, "id")
+
+
 @pytest.mark.parametrize(
     ("key", "path"),
     [

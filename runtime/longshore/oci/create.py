@@ -462,11 +462,16 @@ def set_oom_score(pid: int, adjustment: int) -> None:
 
 
 def cgroup_path(linux: dict[str, Any], container_id: str) -> str:
-    """linux.cgroupsPath, cleaned so that it can't climb; the id, below our own cgroup, if there is none."""
+    """linux.cgroupsPath, cleaned so that it can't climb; the id, below our own cgroup, if there is none. InvalidConfig.
+
+    A hierarchy's root, or our own cgroup, is nobody's: its limits and its end would be those of all in there.
+    """
     path = linux.get("cgroupsPath") or ""
     if not path:
         return container_id
     cleaned = os.path.normpath("/" + path).lstrip("/")
+    if not cleaned:
+        raise InvalidConfig(f"cgroupsPath {path} is not a container's own")
     return "/" + cleaned if path.startswith("/") else cleaned
 
 

@@ -21,6 +21,7 @@ from longshore.api import errors
 
 if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
+    from longshore.client.connection import Connection
     from longshore.client.wire.channel import Channel
 
 P = ParamSpec("P")
@@ -62,11 +63,12 @@ class Failure(click.ClickException):
 
 
 def command(
-    *arguments: Callable[[Any], Any], name: str, plain: bool = False, **attributes: Any
+    *arguments: Callable[[Any], Any], name: str, plain: bool = False, bulk: bool = False, **attributes: Any
 ) -> Callable[[Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, int | None]]], click.Command]:
     """Make a click command of an ``async def`` that takes a client. `arguments` are click's decorators.
 
-    A `plain` one awaits nothing but the daemon's answers, one after the other.
+    A `plain` one awaits nothing but the daemon's answers, one after the other. A `bulk` one moves so much that
+    grpc's own channel, which sends to the original's small windows with half the work, is worth its import.
     """
 
     def decorate(
@@ -74,7 +76,7 @@ def command(
     ) -> click.Command:
         @click.pass_obj
         def run(settings: Settings, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            status = serve(settings, lambda client: function(client, *args, **kwargs), plain)
+            status = serve(settings, lambda client: function(client, *args, **kwargs), plain, bulk)
             if status:
                 raise click.exceptions.Exit(status)
 
@@ -89,7 +91,10 @@ def command(
 
 
 def serve(
-    settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]], plain: bool = False
+    settings: Settings,
+    work: Callable[[AsyncClient], Coroutine[Any, Any, T]],
+    plain: bool = False,
+    bulk: bool = False,
 ) -> T:
     """Run `work` with a client, and turn what it raises into a `Failure`."""
     try:
@@ -97,7 +102,7 @@ def serve(
             return _plainly(settings, work)
         import asyncio  # 30 ms that many needn't pay
 
-        return asyncio.run(_with_client(settings, work))
+        return asyncio.run(_with_client(settings, work, bulk))
     except errors.Error as error:
         if settings.debug:
             raise
@@ -114,45 +119,48 @@ def serve(
         raise Failure(str(error)) from None
 
 
-def _client(settings: Settings, channel: Channel) -> AsyncClient:
-    from longshore.client.client import AsyncClient
+def _connection(settings: Settings, channel: Channel | None) -> Connection:
     from longshore.client.connection import Connection
 
-    return AsyncClient(connection=Connection(settings.address, settings.namespace, channel=channel))
+    return Connection(settings.address, settings.namespace, channel=channel)
 
 
 def _plainly(settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+    from longshore.client.client import AsyncClient
     from longshore.client.wire import blocking
 
-    channel = blocking.channel(settings.address)
+    connection = _connection(settings, blocking.channel(settings.address))
     try:
-        return blocking.run(work(_client(settings, channel)))
+        return blocking.run(work(AsyncClient(connection=connection)))
     finally:
-        blocking.run(channel.close())
+        blocking.run(connection.close())
 
 
-async def _with_client(settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
+async def _with_client(
+    settings: Settings, work: Callable[[AsyncClient], Coroutine[Any, Any, T]], bulk: bool
+) -> T:
     import asyncio
 
+    from longshore.client.client import AsyncClient
     from longshore.client.wire import loop
 
-    channel = loop.channel(settings.address)
+    connection = _connection(settings, None if bulk else loop.channel(settings.address))
     try:
         if settings.connect_timeout:
-            await asyncio.wait_for(_ready(channel), settings.connect_timeout)
-        working = work(_client(settings, channel))
+            await asyncio.wait_for(_ready(connection), settings.connect_timeout)
+        working = work(AsyncClient(connection=connection))
         return await (asyncio.wait_for(working, settings.timeout) if settings.timeout else working)
     finally:
-        await channel.close()
+        await connection.close()
 
 
-async def _ready(channel: Channel) -> None:
+async def _ready(connection: Connection) -> None:
     """Until there is a daemon, which may still be starting."""
     import asyncio
 
     while True:
         try:
-            return await channel.channel_ready()
+            return await connection.channel.channel_ready()
         except errors.Unavailable:
             await asyncio.sleep(0.05)
 

@@ -87,6 +87,7 @@ async def standard_input() -> AsyncIterator[bytes]:
     click.option("--expected-digest", default="", help="Refuse another digest."),
     click.argument("ref"),
     name="ingest",
+    bulk=True,
 )
 async def ingest(client: AsyncClient, expected_size: int, expected_digest: str, ref: str) -> None:
     """Store standard input as a blob; REF names the writing, so that it can be resumed."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     click.option("--skip-metadata", is_flag=True, hidden=True),
     click.argument("name"),
     name="fetch",
+    bulk=True,
 )
 @registry_options
 async def fetch(
@@ -98,6 +99,7 @@ async def write_out(remote: Remote, blob: Descriptor) -> None:
     click.argument("name"),
     click.argument("digest", default=""),
     name="fetch-object",
+    bulk=True,
 )
 @registry_options
 async def fetch_object(client: AsyncClient, flags: dict[str, Any], name: str, digest: str) -> None:
@@ -114,6 +116,7 @@ async def fetch_object(client: AsyncClient, flags: dict[str, Any], name: str, di
     click.argument("name"),
     click.argument("digests", nargs=-1, required=True),
     name="fetch-blob",
+    bulk=True,
 )
 @registry_options
 async def fetch_blob(
@@ -133,6 +136,7 @@ async def fetch_blob(
     click.argument("digest"),
     click.argument("media_type", metavar="TYPE"),
     name="push-object",
+    bulk=True,
 )
 @registry_options
 async def push_object(

@@ -155,6 +155,7 @@ def opened(path: str, mode: str) -> IO[bytes]:
     snapshotter_option,
     click.argument("archive", metavar="FILE|-"),
     name="import",
+    bulk=True,
 )
 async def import_(
     client: AsyncClient,
@@ -212,6 +213,7 @@ async def import_(
     click.argument("archive", metavar="FILE|-"),
     click.argument("names", nargs=-1, required=True),
     name="export",
+    bulk=True,
 )
 async def export(
     client: AsyncClient,
@@ -359,6 +361,7 @@ async def prune(client: AsyncClient, every: bool) -> None:
     click.argument("source"),
     click.argument("target"),
     name="convert",
+    bulk=True,
 )
 async def convert(
     client: AsyncClient,

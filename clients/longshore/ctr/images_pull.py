@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     click.option("--sync-fs", is_flag=True, hidden=True),
     click.argument("name"),
     name="pull",
+    bulk=True,
 )
 @registry_options
 async def pull(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     click.argument("name"),
     click.argument("image", required=False, default=""),
     name="push",
+    bulk=True,
 )
 @registry_options
 async def push(

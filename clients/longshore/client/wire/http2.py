@@ -139,7 +139,8 @@ class Conversation:
         """Why the connection is over; empty while it isn't."""
         self.leaving = False
         """The peer takes no more calls; those under way go on."""
-        self._out = [_opening()]
+        self._out: list[bytes | memoryview] = [_opening()]
+        self._widened = False
         self._in = bytearray()
         self._streams: dict[int, Stream] = {}
         self._waiting: deque[Stream] = deque()
@@ -236,6 +237,8 @@ class Conversation:
                 number = _WORD.unpack_from(self._in, at + 5)[0] & _LAST_NUMBER
                 self._handle(self._in[at + 3], self._in[at + 4], number, self._in[at + 9 : end])
                 at = end
+            if self._widened:
+                self._flush_all()
         except _Broken as error:
             self._break(error.code, str(error))
         except hpack.Malformed as error:
@@ -407,12 +410,12 @@ class Conversation:
         self._initial_window = value
 
     def _more_window(self, number: int, amount: int) -> None:
+        """What it makes room for leaves when all that came with it is read: in frames as long as may be."""
+        self._widened = True
         if number == 0:
             self._window += amount
-            self._flush_all()
         elif stream := self._known(number):
             stream.window += amount
-            self._flush(stream)
 
     def _known(self, number: int) -> Stream | None:
         """The stream, None if it is over. Frames may have been under way to it."""
@@ -440,6 +443,7 @@ class Conversation:
         self._out.append(frame(kind, END_HEADERS, stream.number, block))
 
     def _flush_all(self) -> None:
+        self._widened = False
         for stream in self._streams.values():
             self._flush(stream)
 
@@ -458,7 +462,10 @@ class Conversation:
             self._window -= len(piece)
             stream.window -= len(piece)
             stream.finished = stream.finishing and not stream.unsent
-            self._out.append(frame(DATA, END_STREAM if stream.finished else 0, stream.number, bytes(piece)))
+            # Not by `frame`: a long message isn't copied but once, by `take`.
+            flags = END_STREAM if stream.finished else 0
+            self._out.append(len(piece).to_bytes(3, "big") + bytes((DATA, flags)) + _WORD.pack(stream.number))
+            self._out.append(piece)
         if stream.finishing and not stream.finished:
             stream.finished = True
             self._out.append(frame(DATA, END_STREAM, stream.number, b""))

@@ -21,6 +21,9 @@ from support.ourdockerd import PARTS as OUR_PARTS
 from support.ourdockerd import OurDockerd
 from support.session import Said, Session, Step
 
+# A whole session is the set-up of one test: on a busy machine that takes minutes.
+pytestmark = pytest.mark.timeout(900)
+
 STEPS = list(session.steps())
 STACKS: dict[str, Callable[[], AbstractContextManager[AnyDockerd]]] = {
     "ours": lambda: OurDockerd(cli=session.which_cli()),

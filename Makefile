@@ -38,6 +38,7 @@ bench: venv
 bench-readme: venv
 	$(WITH_MATPLOTLIB)
 	PYTHONPATH=tests $(BIN)/python -m bench --publish $(BENCH)/latest.json \
+		$(if $(wildcard $(BENCH)/shims.json),--also $(BENCH)/shims.json) \
 		$(if $(wildcard $(BENCH)/second.json),--second-run $(BENCH)/second.json)
 
 lint: venv

@@ -1,7 +1,7 @@
 """``make bench``: ours and the Go parts side by side, in the same run.
 
     python -m bench [--quick] [--only SCENARIO ...] [--rounds N] [--second-run FILE] [--output FILE]
-    python -m bench --publish RUN [--second-run FILE]
+    python -m bench --publish RUN [--also FILE ...] [--second-run FILE]
 
 Both daemons run at the same time on one private host (`bench.private`) and take
 turns, so that a busy neighbour hits both. The first form measures; the second
@@ -80,6 +80,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--publish", type=Path, metavar="FILE", help="measure nothing: this run, into the README"
     )
+    parser.add_argument(
+        "--also",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="with --publish: its scenarios too",
+    )
     parser.add_argument("--output", type=Path, default=goparts.PROJECT / ".cache/bench/latest.json")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -98,7 +106,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     second = json.loads(options.second_run.read_text()) if options.second_run else None
     if options.publish:
-        publish.write(json.loads(options.publish.read_text()), second, goparts.PROJECT)
+        runs = [json.loads(file.read_text()) for file in (options.publish, *options.also)]
+        publish.write(report.together(runs), second, goparts.PROJECT)
         return 0
     if os.geteuid() != 0:
         say("needs root, as both daemons do (try: sudo make bench)")

@@ -135,7 +135,10 @@ def _bars(found: list[Bar], colours: Colours) -> Any:
     axes.set_xlim(left=min(0.1, min(min(bar.ratio, bar.low, bar.aim or 1) for bar in found) / 2))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     marks = "thick mark: the aim, blue where it is reached; " if found[0].aim is not None else ""
-    axes.set_xlabel(f"cost ours / Go, less is better\n{marks}thin line: middle half of the rounds")
+    # Below the figure: below the axes alone there isn't room for it.
+    figure.supxlabel(
+        f"cost ours / Go, less is better; {marks}thin line: middle half of the rounds", fontsize=10
+    )
     axes.grid(axis="x", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

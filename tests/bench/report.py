@@ -118,6 +118,14 @@ def each(run: Run) -> Iterator[tuple[str, str, Figures]]:
             yield scenario, name, one
 
 
+def together(runs: Sequence[Run]) -> Run:
+    """The first run, with the scenarios that only later ones have."""
+    scenarios: dict[str, Any] = {}
+    for run in runs:
+        scenarios |= {name: found for name, found in run["scenarios"].items() if name not in scenarios}
+    return {**runs[0], "scenarios": scenarios}
+
+
 def reached(found: Figures) -> str:
     """Of a measure with an aim: "yes", "no", or "" without one."""
     if "aim" not in found:

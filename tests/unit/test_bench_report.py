@@ -210,6 +210,12 @@ def test_what_is_not_reached_is_said() -> None:
     assert said == ["not reached: run: ctr run: 0.50 of 0.40"]
 
 
+def test_scenarios_of_two_runs() -> None:
+    found = report.together([RUN, run({"run": {}, "shims": {"start": measured(1, 2)}})])
+    assert list(found["scenarios"]) == ["run", "records", "shims"]
+    assert found["scenarios"]["run"] == RUN["scenarios"]["run"]
+
+
 # -- charts ---------------------------------------------------------------------------------------------------
 
 

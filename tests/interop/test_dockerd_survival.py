@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,20 @@ def test_containerd_goes_and_comes_back(docker: OurDockerd) -> None:
     assert docker("run", "--rm", BUSYBOX, "echo", "after").stdout == "after\n"
     docker("kill", "goes-on")
     eventually(lambda: docker.inspect("goes-on", ".State.Status") == "exited", 20)
+
+
+def test_kill_9_of_the_zygote(docker: OurDockerd) -> None:
+    """What starts loggers, proxies and workers is there again for the next container; the running one has noticed
+    nothing.
+    """
+    docker("run", "--detach", "--name", "box", BUSYBOX, "sleep", "1000")
+    for _ in range(2):
+        children = Path(f"/proc/{docker.pid}/task/{docker.pid}/children").read_text().split()
+        (zygote,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "zygote\n")
+        os.kill(int(zygote), signal.SIGKILL)
+        assert docker("run", "--rm", "--publish", "80", BUSYBOX, "echo", "after").stdout == "after\n"
+    docker("cp", "box:/etc/hostname", docker.folder / "hostname")
+    assert docker.running() == {"box"}
 
 
 def test_a_shim_that_dies_while_dockerd_is_dead(docker: OurDockerd) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from longshore.api.errors import InvalidArgument, NotFound
 from longshore.ctr import elf, hostpython
-from longshore.ctr.hostimage import Plan, build
+from longshore.ctr.hostimage import Plan, build, image
 
 SH = shutil.which("sh") or "/bin/sh"
 
@@ -171,3 +172,9 @@ def test_no_interpreter() -> None:
         check=False,
     )
     assert done.returncode == 2 and b"--python" in done.stderr
+
+
+def test_without_a_daemon_it_says_what_to_do(tmp_path: Path) -> None:
+    done = CliRunner().invoke(image, ["from-host", "sh", "-t", "a/b", "-a", str(tmp_path / "none")])
+    assert done.exit_code == 1
+    assert "longshore up" in done.output and "--output" in done.output

@@ -391,6 +391,7 @@ _SHOWN = ("container_id", "id", "exec_id", "pid", "exit_status", "name", "key", 
 
 GO_ON = """
 [bold]How to go on[/]
+  . .venv/bin/activate            in each terminal, after `make run`: brings longshore
   longshore up                    in one terminal; Ctrl-C stops the daemon
   export CONTAINERD_ADDRESS=/run/longshore/containerd.sock
   longshore image from-host sh cat tr ls sleep -t host/tools

@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 
 import click
 
-from longshore.api.errors import Error, NotFound
+from longshore.api.errors import Error, NotFound, Unavailable
 from longshore.client import defaults, oci, references
 from longshore.ctr import elf, hostpython
 
@@ -361,6 +361,11 @@ def from_host(
                 built = build(commands, tag, archive, files=files, python=python)
                 archive.seek(0)
                 _import(archive, address, namespace)
+    except Unavailable:
+        raise click.ClickException(
+            "containerd doesn't answer: start it (longshore up), name its socket with --address or "
+            "CONTAINERD_ADDRESS, or write the archive with --output"
+        ) from None
     except Error as error:
         raise click.ClickException(error.message) from None
     except (OSError, ValueError) as error:

@@ -60,6 +60,11 @@ class Client:
                 text = error.details() or error.code().name
                 if error.code() == grpc.StatusCode.UNIMPLEMENTED:
                     text = f"the containerd at {self._address} isn't Longshore's, or has no gc service"
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    text = (
+                        f"no containerd answers at {self._address}: start it (longshore up), "
+                        "or name its socket with --address or CONTAINERD_ADDRESS"
+                    )
                 raise click.ClickException(text) from None
 
 

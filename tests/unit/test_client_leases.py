@@ -23,6 +23,7 @@ BOOT, NAMESPACE, PID, STARTED = holder().split("/")
         ("nonsense", False),
         (f"{BOOT}/{NAMESPACE}//{STARTED}", False),
     ],
+    ids=("lives", "pid-of-another", "before-the-boot", "unseen-namespace", "nonsense", "no-pid"),
 )
 def test_who_is_gone(label: str, abandoned: bool) -> None:
     assert is_abandoned(Lease(labels={HOLDER_LABEL: label})) is abandoned

@@ -11,7 +11,7 @@ import click
 from longshore.docker.api import Failure
 from longshore.docker.app import App
 
-VERSION = "28.0.0-longshore"
+VERSION = "28.1.1-longshore"
 
 # Command -> where it is.
 CONTAINER = {

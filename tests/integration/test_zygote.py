@@ -105,6 +105,30 @@ async def test_a_cancelled_call_kills_its_worker(zygote: Zygote, tmp_path: Path)
     assert not alive(pid)
 
 
+async def test_the_number_of_a_call_that_was_cancelled_twice_serves_the_next_file(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    call = asyncio.create_task(zygote.call(name(workers.write_and_hang), str(tmp_path / "pid")))
+    pid = await pid_in(tmp_path / "pid")
+    for _ in range(3):
+        call.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not alive(pid)
+    (left, to_left), (right, to_right) = [
+        await asyncio.open_connection(sock=end) for end in socket.socketpair()
+    ]
+    async with asyncio.timeout(20):
+        to_left.write(b"to the right")
+        assert await right.read(100) == b"to the right"
+        to_right.write(b"to the left")
+        assert await left.read(100) == b"to the left"
+    for writer in (to_left, to_right):
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_workers_die_with_a_killed_zygote_and_the_next_call_has_a_new_one(
     zygote: Zygote, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longshore.client.io import LogURI, Null, Paths, Pipes, Streams, open_streams
+from longshore.client.io import LogURI, Null, Paths, Pipes, Reader, Streams, open_streams
 
 
 async def nothing() -> None:
@@ -84,6 +84,27 @@ async def test_writing_to_a_process_that_is_gone_fails(tmp_path: Path) -> None:
     with pytest.raises(BrokenPipeError):
         await streams.stdin.write(b"nobody reads")
     streams.close()
+
+
+async def test_a_reader_that_waits_reads_the_end_when_it_is_closed() -> None:
+    loop = asyncio.get_running_loop()
+    number, other = os.pipe()
+    os.set_blocking(number, False)
+    reader = Reader(number)
+    waiting = asyncio.ensure_future(reader.read_block())
+    await asyncio.sleep(0)
+    reader.close()
+    # What has the number next keeps its place in the loop when the wait ends.
+    source, sink = os.pipe()
+    os.dup2(source, number)
+    arrived = asyncio.Event()
+    loop.add_reader(number, arrived.set)
+    assert await waiting == b""
+    os.write(sink, b"x")
+    await asyncio.wait_for(arrived.wait(), 20)
+    loop.remove_reader(number)
+    for fd in {number, other, source, sink}:
+        os.close(fd)
 
 
 async def test_who_comes_later_attaches_to_the_same_pipes(tmp_path: Path) -> None:

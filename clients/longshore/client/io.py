@@ -16,7 +16,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
@@ -77,6 +77,7 @@ class Reader:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._loop = _running_loop()
+        self._waiting: asyncio.Future[None] | None = None
 
     def fileno(self) -> int:
         return self._fd
@@ -87,8 +88,17 @@ class Reader:
             try:
                 return os.read(self._fd, size)
             except BlockingIOError:
-                await _ready(self._loop, self._fd, self._loop.add_reader, self._loop.remove_reader)
+                await self._readable()
         return b""
+
+    async def _readable(self) -> None:
+        fd, self._waiting = self._fd, self._loop.create_future()
+        self._loop.add_reader(fd, _set, self._waiting)
+        try:
+            await self._waiting
+        finally:
+            if self._fd == fd:  # after `close` the number may be another file's
+                self._loop.remove_reader(fd)
 
     async def read(self) -> bytes:
         return b"".join([block async for block in self])
@@ -102,6 +112,8 @@ class Reader:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+            if self._waiting is not None:
+                _set(self._waiting)
 
 
 class Writer:
@@ -111,6 +123,7 @@ class Writer:
         self._fd = fd
         self._on_close = on_close
         self._loop = _running_loop()
+        self._waiting: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Write all of it, waiting while the pipe is full. Raises BrokenPipeError when the process is gone."""
@@ -121,7 +134,16 @@ class Writer:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                await _ready(self._loop, self._fd, self._loop.add_writer, self._loop.remove_writer)
+                await self._writable()
+
+    async def _writable(self) -> None:
+        fd, self._waiting = self._fd, self._loop.create_future()
+        self._loop.add_writer(fd, _set, self._waiting)
+        try:
+            await self._waiting
+        finally:
+            if self._fd == fd:  # after `close` the number may be another file's
+                self._loop.remove_writer(fd)
 
     @property
     def closed(self) -> bool:
@@ -139,20 +161,8 @@ class Writer:
             self._loop.remove_writer(self._fd)
             os.close(self._fd)
             self._fd = -1
-
-
-_Add: TypeAlias = Callable[..., Any]
-_Remove: TypeAlias = Callable[[int], bool]
-
-
-async def _ready(loop: asyncio.AbstractEventLoop, fd: int, add: _Add, remove: _Remove) -> None:
-    """Wait until the loop calls back for the descriptor."""
-    ready = loop.create_future()
-    add(fd, _set, ready)
-    try:
-        await ready
-    finally:
-        remove(fd)
+            if self._waiting is not None:
+                _set(self._waiting)
 
 
 def _set(future: asyncio.Future[None]) -> None:

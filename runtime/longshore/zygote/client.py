@@ -298,12 +298,19 @@ async def _exactly(loop: asyncio.AbstractEventLoop, sock: socket.socket, count: 
 
 
 async def _kill(pidfd: int) -> None:
-    """Kill and wait until it is gone: a worker must not write into what its caller cleans up next."""
+    """Kill and wait until it is gone: a worker must not write into what its caller cleans up next.
+
+    However often the caller is cancelled meanwhile: it closes the descriptor next, and the event loop would never
+    hear of the connection that gets its number.
+    """
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return
-    await asyncio.shield(_ready(pidfd))
+    gone = asyncio.ensure_future(_ready(pidfd))
+    while not gone.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(gone)
 
 
 async def _ready(file: socket.socket | int, *, writing: bool = False) -> None:

@@ -79,6 +79,11 @@ class Connection:
         return complete
 
     def close(self) -> None:
+        if (fd := self._socket.fileno()) >= 0:
+            # Whoever still waits for it: the loop must not take the next file of this number for it.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(fd)
+            loop.remove_writer(fd)
         self._socket.close()
         while self._fds:
             os.close(self._fds.popleft())

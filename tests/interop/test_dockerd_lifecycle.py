@@ -160,10 +160,12 @@ def test_a_failed_start_leaves_nothing(docker: OurDockerd, words: tuple[str, ...
         return found + docker.containerd.go_ctr(*moby, "snapshots", "ls").stdout
 
     docker("run", "--rm", BUSYBOX, "true")  # the first one makes folders
+    eventually(lambda: "veth" not in left())  # the kernel takes its time with a namespace
     before = left()
     code, _, errors = status(docker, "run", "--rm", *words)
     assert code in (125, 126, 127) and errors
     assert docker("ps", "--all", "--quiet").stdout == ""
+    eventually(lambda: "veth" not in left())
     assert left() == before
 
 

@@ -16,7 +16,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,13 +71,39 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
 
 
-class Reader:
-    """The reading end of a pipe. Iterate it for blocks as they come; `read` takes all up to end of file."""
+_Add: TypeAlias = Callable[..., Any]
+_Remove: TypeAlias = Callable[[int], bool]
+
+
+class _End:
+    """Our end of a pipe, in the loop only while somebody waits for it."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._loop = _running_loop()
         self._waiting: asyncio.Future[None] | None = None
+
+    async def _ready(self, add: _Add, remove: _Remove) -> None:
+        """Wait until the loop calls back for the descriptor, or it is closed."""
+        fd, self._waiting = self._fd, self._loop.create_future()
+        add(fd, _set, self._waiting)
+        try:
+            await self._waiting
+        finally:
+            if self._fd == fd:  # after a close the number may be another file's
+                remove(fd)
+
+    def _close(self, remove: _Remove) -> None:
+        if self._fd >= 0:
+            remove(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+            if self._waiting is not None:
+                _set(self._waiting)
+
+
+class Reader(_End):
+    """The reading end of a pipe. Iterate it for blocks as they come; `read` takes all up to end of file."""
 
     def fileno(self) -> int:
         return self._fd
@@ -88,17 +114,8 @@ class Reader:
             try:
                 return os.read(self._fd, size)
             except BlockingIOError:
-                await self._readable()
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
         return b""
-
-    async def _readable(self) -> None:
-        fd, self._waiting = self._fd, self._loop.create_future()
-        self._loop.add_reader(fd, _set, self._waiting)
-        try:
-            await self._waiting
-        finally:
-            if self._fd == fd:  # after `close` the number may be another file's
-                self._loop.remove_reader(fd)
 
     async def read(self) -> bytes:
         return b"".join([block async for block in self])
@@ -108,22 +125,15 @@ class Reader:
             yield block
 
     def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            if self._waiting is not None:
-                _set(self._waiting)
+        self._close(self._loop.remove_reader)
 
 
-class Writer:
+class Writer(_End):
     """The writing end of a process's stdin."""
 
     def __init__(self, fd: int, on_close: Callable[[], Awaitable[None]]) -> None:
-        self._fd = fd
+        super().__init__(fd)
         self._on_close = on_close
-        self._loop = _running_loop()
-        self._waiting: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Write all of it, waiting while the pipe is full. Raises BrokenPipeError when the process is gone."""
@@ -134,16 +144,7 @@ class Writer:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                await self._writable()
-
-    async def _writable(self) -> None:
-        fd, self._waiting = self._fd, self._loop.create_future()
-        self._loop.add_writer(fd, _set, self._waiting)
-        try:
-            await self._waiting
-        finally:
-            if self._fd == fd:  # after `close` the number may be another file's
-                self._loop.remove_writer(fd)
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
 
     @property
     def closed(self) -> bool:
@@ -157,12 +158,7 @@ class Writer:
 
     def abandon(self) -> None:
         """Close our end only."""
-        if self._fd >= 0:
-            self._loop.remove_writer(self._fd)
-            os.close(self._fd)
-            self._fd = -1
-            if self._waiting is not None:
-                _set(self._waiting)
+        self._close(self._loop.remove_writer)
 
 
 def _set(future: asyncio.Future[None]) -> None:

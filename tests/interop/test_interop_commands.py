@@ -189,7 +189,8 @@ def carry_out(box: Bundle, lines: str) -> Iterator[tuple[str, Answer]]:
 
 
 def normal(box: Bundle, text: str) -> str:
-    """Without times, pids, figures, names, and the manual that runc prints with a complaint."""
+    """Without times, pids, figures, names, the manual that runc prints with a complaint, and the width
+    of a column of times (which have no zeros at their ends)."""
     if text.startswith("Incorrect Usage"):
         return ""
     text = (
@@ -197,6 +198,7 @@ def normal(box: Bundle, text: str) -> str:
     )
     text = re.sub(r'time="[^"]*" |"time":"[^"]*"', "", text)
     text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+    text = re.sub(r"CREATED +OWNER", "CREATED OWNER", text)
     text = re.sub(r'"ociVersion": ?"[^"]*"', "VERSION", text)
     return re.sub(r"\b\d{3,}\b *|(?<=pid\": )[1-9]\d*", "N ", text)
 

@@ -10,6 +10,7 @@ from typing import Any as Anything
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from longshore.api import errors
 from longshore.api.services.streaming.v1.streaming_pb2 import StreamInit
@@ -72,7 +73,14 @@ class ClientStream:
         assert acknowledgement is not None and type_name(acknowledgement) == "google.protobuf.Empty"
 
     async def send(self, message: Message) -> None:
-        await self._call.write(pack(message))
+        """Send, if the server still listens; what it said last is what `receive` answers.
+
+        Not by the call's own `write`: when the server has ended the stream, that takes the call for
+        failed and drops what is still to be read.
+        """
+        await self._call._metadata_sent.wait()
+        with contextlib.suppress(cygrpc.InternalError):
+            await self._call._cython_call.send_serialized_message(pack(message).SerializeToString())
 
     async def receive(self) -> Any | None:
         message = await self._call.read()
@@ -115,8 +123,7 @@ class ClientStream:
         window = 0
         while True:
             if window < 64 << 10:
-                with contextlib.suppress(asyncio.InvalidStateError):
-                    await self.send(WindowUpdate(update=64 << 10))
+                await self.send(WindowUpdate(update=64 << 10))
                 window += 64 << 10
             message = await self.receive()
             if message is None:

@@ -38,7 +38,6 @@ from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
 
 _RECORD: Final = "SELECT record FROM containers WHERE namespace = ? AND id = ?"
-_RECORDS: Final = "SELECT record FROM containers WHERE namespace = ? ORDER BY id"
 
 
 class ContainersService(ContainersServicer):
@@ -59,14 +58,17 @@ class ContainersService(ContainersServicer):
 
     @rpc.unary()
     async def List(self, request: ListContainersRequest, call: rpc.Call) -> ListContainersResponse:
-        found = await self._records(call.namespace, request.filters)
-        return rpc.encoded(ListContainersResponse, b"".join(rpc.field(1, record) for record in found))
+        return rpc.encoded(
+            ListContainersResponse,
+            await records.answer(self._store, "containers", "id", call.namespace, request.filters, _seen),
+        )
 
     @rpc.server_stream
     async def ListStream(
         self, request: ListContainersRequest, call: rpc.Call
     ) -> AsyncGenerator[ListContainerMessage, None]:
-        for record in await self._records(call.namespace, request.filters):
+        found = await records.select(self._store, "containers", "id", call.namespace, request.filters, _seen)
+        for record in found:
             yield rpc.encoded(ListContainerMessage, rpc.field(1, record))
 
     @rpc.unary(mutates=True)
@@ -131,10 +133,9 @@ class ContainersService(ContainersServicer):
         await self._store.write(delete, urgent=True)
         return Empty()
 
-    async def _records(self, namespace: str, filters: Sequence[str]) -> list[bytes]:
-        return await records.select(
-            self._store, _RECORDS, (namespace,), filters, lambda record: lookup(Container.FromString(record))
-        )
+
+def _seen(record: bytes) -> filtering.Lookup:
+    return lookup(Container.FromString(record))
 
 
 def lookup(container: Container) -> filtering.Lookup:

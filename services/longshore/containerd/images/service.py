@@ -34,7 +34,6 @@ from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
 
 _RECORD: Final = "SELECT record FROM images WHERE namespace = ? AND name = ?"
-_RECORDS: Final = "SELECT record FROM images WHERE namespace = ? ORDER BY name"
 
 # An image with this label lives in its creator's lease and goes when its time has come; others are kept for ever.
 _EXPIRE: Final = "containerd.io/gc.expire"
@@ -59,14 +58,10 @@ class ImagesService(ImagesServicer):
 
     @rpc.unary()
     async def List(self, request: ListImagesRequest, call: rpc.Call) -> ListImagesResponse:
-        found = await records.select(
-            self._store,
-            _RECORDS,
-            (call.namespace,),
-            request.filters,
-            lambda record: lookup(Image.FromString(record)),
+        return rpc.encoded(
+            ListImagesResponse,
+            await records.answer(self._store, "images", "name", call.namespace, request.filters, _seen),
         )
-        return rpc.encoded(ListImagesResponse, b"".join(rpc.field(1, record) for record in found))
 
     @rpc.unary(mutates=True)
     async def Create(self, request: CreateImageRequest, call: rpc.Call) -> CreateImageResponse:
@@ -145,6 +140,10 @@ class ImagesService(ImagesServicer):
         if request.sync and self._collect is not None:
             await self._collect()
         return Empty()
+
+
+def _seen(record: bytes) -> filtering.Lookup:
+    return lookup(Image.FromString(record))
 
 
 def lookup(image: Image) -> filtering.Lookup:

@@ -35,7 +35,6 @@ from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
 
 _RECORD: Final = "SELECT record FROM leases WHERE namespace = ? AND id = ?"
-_RECORDS: Final = "SELECT record FROM leases WHERE namespace = ? ORDER BY id"
 _RESOURCES: Final = "SELECT type, id FROM lease_resources WHERE namespace = ? AND lease = ? ORDER BY type, id"
 
 
@@ -88,14 +87,10 @@ class LeasesService(LeasesServicer):
 
     @rpc.unary()
     async def List(self, request: ListRequest, call: rpc.Call) -> ListResponse:
-        found = await records.select(
-            self._store,
-            _RECORDS,
-            (call.namespace,),
-            request.filters,
-            lambda record: lookup(Lease.FromString(record)),
+        return rpc.encoded(
+            ListResponse,
+            await records.answer(self._store, "leases", "id", call.namespace, request.filters, _seen),
         )
-        return rpc.encoded(ListResponse, b"".join(rpc.field(1, record) for record in found))
 
     @rpc.unary(mutates=True)
     async def AddResource(self, request: AddResourceRequest, call: rpc.Call) -> Empty:
@@ -135,6 +130,10 @@ class LeasesService(LeasesServicer):
         if known is None:
             raise _not_found(request.id)
         return ListResourcesResponse(resources=[Resource(type=kind, id=id) for kind, id in rows])
+
+
+def _seen(record: bytes) -> filtering.Lookup:
+    return lookup(Lease.FromString(record))
 
 
 def lookup(lease: Lease) -> filtering.Lookup:

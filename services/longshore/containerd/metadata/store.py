@@ -42,6 +42,7 @@ from longshore.api import errors
 from longshore.api.events.task_pb2 import TaskDelete, TaskExit
 from longshore.api.typeurls import pack, type_name
 from longshore.containerd.metadata import schema
+from longshore.containerd.metadata.answers import Answers, Changes
 
 log = structlog.get_logger("metadata")
 
@@ -203,9 +204,11 @@ class Store:
         try:
             self._writer_connection = _connect(path)
             _prepare(self._writer_connection, path)
+            self._changes = Changes(self._writer_connection)
             self._reader_connection = _connect(path, read_only=True)
         except sqlite3.DatabaseError as error:
             raise _unusable(path, error) from None
+        self.answers = Answers(self._changes)
         self._reserve = _Reserve(path.with_name(path.name + "-reserve"))
         self._queue: deque[_Write] = deque()
         self._wake = threading.Condition()
@@ -304,6 +307,7 @@ class Store:
             except BaseException as error:  # the thread must outlive anything
                 log.error("metadata writer failed", exc_info=error)
                 self._fail(batch, error)
+            self._changes.settle()
             self._hand_over(batch)
             self._reserve.restore()
 

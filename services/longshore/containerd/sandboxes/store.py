@@ -35,7 +35,6 @@ from longshore.containerd.metadata.store import Store, Transaction
 from longshore.containerd.times import timestamp
 
 _RECORD: Final = "SELECT record FROM sandboxes WHERE namespace = ? AND id = ?"
-_RECORDS: Final = "SELECT record FROM sandboxes WHERE namespace = ? ORDER BY id"
 
 
 class SandboxStoreService(StoreServicer):
@@ -96,14 +95,10 @@ class SandboxStoreService(StoreServicer):
 
     @rpc.unary()
     async def List(self, request: StoreListRequest, call: rpc.Call) -> StoreListResponse:
-        found = await records.select(
-            self._store,
-            _RECORDS,
-            (call.namespace,),
-            request.filters,
-            lambda record: lookup(Sandbox.FromString(record)),
+        return rpc.encoded(
+            StoreListResponse,
+            await records.answer(self._store, "sandboxes", "id", call.namespace, request.filters, _seen),
         )
-        return rpc.encoded(StoreListResponse, b"".join(rpc.field(1, record) for record in found))
 
 
 def load(store: Store, namespace: str, id: str) -> Sandbox:
@@ -116,6 +111,10 @@ def load(store: Store, namespace: str, id: str) -> Sandbox:
 
 def not_found(id: str) -> errors.NotFound:
     return errors.NotFound(f'sandbox "{id}": not found')
+
+
+def _seen(record: bytes) -> filtering.Lookup:
+    return lookup(Sandbox.FromString(record))
 
 
 def lookup(sandbox: Sandbox) -> filtering.Lookup:

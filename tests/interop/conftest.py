@@ -9,7 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from support import images, require
-from support.daemon import Longshore
+from support.daemon import COLLECTION_WHEN_ASKED, Longshore
 from support.folders import short_folder
 from support.realdaemon import RealContainerd
 
@@ -18,10 +18,11 @@ Daemon: TypeAlias = RealContainerd | Longshore
 
 @pytest.fixture(scope="module", params=["real", "longshore"])
 def containerd(request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    """A running daemon with busybox imported."""
+    """A running daemon with busybox imported, on which no collection comes between two commands of a test."""
     require.root()
     require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2", "busybox")
-    with RealContainerd() if request.param == "real" else Longshore() as daemon, short_folder() as folder:
+    kind = RealContainerd if request.param == "real" else Longshore
+    with kind(config=COLLECTION_WHEN_ASKED) as daemon, short_folder() as folder:
         daemon.go_ctr("images", "import", images.busybox_archive(folder))
         yield daemon
 

@@ -24,19 +24,10 @@ from longshore.api.services.snapshots.v1 import snapshots_pb2 as snapshots
 from longshore.containerd.gc import edges
 from longshore.containerd.metadata.store import Transaction
 from support import require
-from support.daemon import Longshore
+from support.daemon import COLLECTION_WHEN_ASKED, Longshore
 from support.gcgraphs import GC, Builder, Graph, Snapshot, digest, graphs, image_message, survivors
 from support.realdaemon import RealContainerd
 from support.soak import times
-
-# Collections are asked for; none comes by itself.
-ASKED = """version = 2
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[plugins."io.containerd.gc.v1.scheduler"]
-startup_delay = "1h"
-pause_threshold = 0.0000001
-mutation_threshold = 0
-"""
 
 numbers = itertools.count()
 
@@ -51,14 +42,14 @@ def opened(daemon: Any) -> Iterator[grpc.Channel]:
 def real() -> Iterator[grpc.Channel]:
     require.root()
     require.go("containerd", "ctr", "runc", "containerd-shim-runc-v2")
-    with RealContainerd(config=ASKED) as daemon, opened(daemon) as channel:
+    with RealContainerd(config=COLLECTION_WHEN_ASKED) as daemon, opened(daemon) as channel:
         yield channel
 
 
 @pytest.fixture(scope="module")
 def our_daemon() -> Iterator[Longshore]:
     require.root()
-    with Longshore(config=ASKED) as daemon:
+    with Longshore(config=COLLECTION_WHEN_ASKED) as daemon:
         yield daemon
         daemon.stop()
         assert_edges_were_maintained(daemon.root / "io.containerd.metadata.v1.sqlite" / "meta.sqlite")

@@ -19,7 +19,7 @@ from longshore.api.types.task.task_pb2 import RUNNING
 from longshore.client import Client, Null
 from longshore.client.checkpoints import CRIU, SPEC
 from support import criu, ctrtable, images, require
-from support.daemon import Longshore
+from support.daemon import COLLECTION_WHEN_ASKED, Longshore
 from support.folders import short_folder
 from support.realdaemon import RealContainerd
 from support.registry import Registry
@@ -38,9 +38,10 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
         program = criu.install(folder)
         made: Daemon
         if request.param == "real":
-            made = RealContainerd(programs={"criu": program})
+            made = RealContainerd(config=COLLECTION_WHEN_ASKED, programs={"criu": program})
         else:
-            made = Longshore(environment={"PATH": f"{folder}:{os.environ['PATH']}"})
+            path = f"{folder}:{os.environ['PATH']}"
+            made = Longshore(config=COLLECTION_WHEN_ASKED, environment={"PATH": path})
         with made as daemon, short_folder() as archives:
             daemon.go_ctr("images", "import", images.busybox_archive(archives))
             yield daemon

@@ -102,7 +102,7 @@ def test_life(podman: Podman) -> None:
     flags = ("--memory", "64m", "--network", "none")
     detach(podman, "box", "sh", "-c", "trap 'exit 9' TERM; echo out; sleep 1000 & wait", flags=flags)
     eventually(lambda: podman("logs", "box").stdout == "out\n")
-    assert "sleep 1000" in podman("top", "box").stdout
+    eventually(lambda: "sleep 1000" in podman("top", "box").stdout)
     (figures,) = json.loads(podman("stats", "--no-stream", "--format", "json", "box").stdout)
     assert figures["pids"] == "2" and figures["mem_usage"].endswith("67.11MB")
     podman("pause", "box")

@@ -72,10 +72,15 @@ async def _feed(process: object, data: bytes) -> None:
 
 
 def test_unread_output_does_not_hold_up_the_end(client: Client) -> None:
-    with client.run(BUSYBOX, ["yes"], io=Pipes()) as process:
-        assert process.stdout.read_block().startswith(b"y\n")
-        started = time.monotonic()
-    assert time.monotonic() - started < 8
+    """A shim would wait ten seconds for a reader. A machine that is as slow as that isn't so three times."""
+
+    def ends_at_once() -> bool:
+        with client.run(BUSYBOX, ["yes"], io=Pipes()) as process:
+            assert process.stdout.read_block().startswith(b"y\n")
+            started = time.monotonic()
+        return time.monotonic() - started < 8
+
+    assert any(ends_at_once() for _ in range(3))
 
 
 def test_a_killed_process_is_137(client: Client) -> None:
@@ -175,10 +180,10 @@ def test_events_of_a_life(client: Client) -> None:
             process.wait()
         seen = []
         for event in events:
-            if event.namespace == client.namespace:
+            if getattr(event.message, "container_id", "") == process.container:
                 seen.append(event)
-            if event.topic == "/tasks/delete" and event.namespace == client.namespace:
-                break
+                if event.topic == "/tasks/delete":
+                    break
     assert [event.topic for event in seen] == [
         "/tasks/create",
         "/tasks/start",

@@ -12,7 +12,7 @@ import pytest
 
 from support import ctr, goparts, images, require, soak
 from support.daemon import LONGSHORE, Longshore
-from support.events import Watcher
+from support.events import Event, Watcher
 from support.folders import short_folder
 from support.host import PrivateHost
 from support.process import eventually
@@ -142,14 +142,18 @@ def test_kill(stack: Stack, name: str) -> None:
         stack.detach(name, "sleep", "1000")
         try:
             stack.daemon.go_ctr("tasks", "kill", "-s", "KILL", name)
-            ended = [event for event in watcher.until("/tasks/exit") if event.topic == "/tasks/exit"]
-            assert [event.fields["exit_status"] for event in ended] == [137]
+            events = watcher.until("/tasks/exit", of=name)
+            assert [event.fields["exit_status"] for event in chosen(events, "/tasks/exit", name)] == [137]
             table = eventually(lambda: stack.daemon.go_ctr("tasks", "ls").stdout)
             assert [row[2] for row in ctr.rows(table) if row[0] == name] == ["STOPPED"]
         finally:
             stack.remove(name)
-        deleted = [event.fields for event in watcher.until("/tasks/delete") if event.topic == "/tasks/delete"]
-    assert [(event["container_id"], event["exit_status"]) for event in deleted] == [(name, 137)]
+        events = watcher.until("/tasks/delete", of=name)
+    assert [event.fields["exit_status"] for event in chosen(events, "/tasks/delete", name)] == [137]
+
+
+def chosen(events: list[Event], topic: str, name: str) -> list[Event]:
+    return [event for event in events if event.topic == topic and event.names(name)]
 
 
 def test_pause_and_figures(stack: Stack, name: str) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,6 +139,8 @@ class Trace:
         self.record: list[tuple[str, Any]] = []
         self.heard: list[tuple[str, Any]] = []
         self._news = threading.Condition()
+        self._marks = 0
+        self._passed = 0
         self._channel = grpc.insecure_channel(f"unix:{daemon.address}")
         self._subscription: Any = None
 
@@ -163,29 +166,49 @@ class Trace:
         stub = events_pb2_grpc.EventsStub(self._channel)
         self._subscription = stub.Subscribe(events.SubscribeRequest(filters=[f"namespace=={self.namespace}"]))
         threading.Thread(target=self._follow, args=(self._subscription,), daemon=True).start()
-        probe = events.PublishRequest(topic="/probe", event=AnyMessage(type_url="probe"))
-        while not self._heard("/probe", 0.05):
-            stub.Publish(probe, metadata=self._headers(""))
+        self.settle()
         with self._news:
             self.heard.clear()
+
+    def settle(self) -> None:
+        """Return when what was told so far has been heard: marks of our own are published until one is back."""
+        first = self._marks + 1
+        deadline = time.monotonic() + 60
+        self._publish_mark()
+        while not self._has_passed(first):
+            assert time.monotonic() < deadline, "no event comes"
+            self._publish_mark()
+
+    def _publish_mark(self) -> None:
+        self._marks += 1
+        mark = events.PublishRequest(topic=f"/mark/{self._marks}", event=AnyMessage(type_url="mark"))
+        events_pb2_grpc.EventsStub(self._channel).Publish(mark, metadata=self._headers(""), timeout=60)
+
+    def everything(self) -> Record:
+        """The record of the answers, and behind it all events, by the services that they are of."""
+        self.settle()
+        return [*self.record, *sorted(self.heard, key=lambda event: event[0].split("/")[1])]
 
     def _follow(self, stream: Any) -> None:
         try:
             for envelope in stream:
                 with self._news:
-                    self.heard.append((envelope.topic, plain(decoded(envelope.event) or Timestamp())))
+                    if envelope.topic.startswith("/mark/"):
+                        self._passed = int(envelope.topic.removeprefix("/mark/"))
+                    else:
+                        self.heard.append((envelope.topic, plain(decoded(envelope.event) or Timestamp())))
                     self._news.notify_all()
         except grpc.RpcError:
             pass
 
-    def _heard(self, topic: str, within: float) -> bool:
+    def _has_passed(self, mark: int) -> bool:
         with self._news:
-            return self._news.wait_for(lambda: topic in [kind for kind, _ in self.heard], within)
+            return self._news.wait_for(lambda: self._passed >= mark, 0.1)
 
     def until(self, topic: str, count: int = 1) -> None:
         """Wait for the `count`-th event of a topic."""
         with self._news:
-            done = self._news.wait_for(lambda: [t for t, _ in self.heard].count(topic) >= count, 20)
+            done = self._news.wait_for(lambda: [t for t, _ in self.heard].count(topic) >= count, 60)
             assert done, f"no {topic}; heard were {self.heard}"
 
     def _headers(self, lease: str) -> tuple[tuple[str, str], ...]:
@@ -199,7 +222,7 @@ class Trace:
     def call(self, method: str, request: Any, lease: str = "") -> Any:
         """Make the call and record the answer; the (last) response, None on an error."""
         try:
-            result = self.stub(method)(request, metadata=self._headers(lease), timeout=20)
+            result = self.stub(method)(request, metadata=self._headers(lease), timeout=60)
             responses = [result] if isinstance(result, Message) else list(result)
         except grpc.RpcError as error:
             self.record.append((method, f"{error.code().name}: {self._clean(error.details() or '')}"))
@@ -259,7 +282,7 @@ def container(trace: Trace, id: str, *arguments: str, **fields: Any) -> None:
     answer = trace.stub("Containers.Create")(
         containers.CreateContainerRequest(container=record),
         metadata=(("containerd-namespace", trace.namespace),),
-        timeout=20,
+        timeout=60,
     )
     trace.record.append(("Containers.Create", sorted(plain(answer.container))))
 
@@ -394,6 +417,7 @@ def collection(trace: Trace) -> None:
     for digest in digests:
         trace.call("Content.Info", content.InfoRequest(digest=digest))
     trace.record[-3:] = [(method, isinstance(answer, str)) for method, answer in trace.record[-3:]]
+    trace.settle()
     trace.heard = [(topic, None) for topic, _ in trace.heard]
 
 
@@ -430,11 +454,11 @@ def resume(trace: Trace) -> None:
     def slow() -> Iterator[content.WriteContentRequest]:
         yield request(content.STAT)
         held.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     first = trace.stub("Content.Write")(slow(), metadata=(("containerd-namespace", trace.namespace),))
     next(first)
-    held.wait(20)
+    held.wait(60)
     trace.call("Content.Write", iter([request(content.STAT)]))
     go_on.set()
     list(first)
@@ -471,7 +495,7 @@ def restart(trace: Trace) -> None:
 def _pids(trace: Trace) -> dict[str, int]:
     headers = (("containerd-namespace", trace.namespace),)
     answer = trace.stub("Tasks.List")(
-        tasks.ListTasksRequest(), metadata=headers, wait_for_ready=True, timeout=20
+        tasks.ListTasksRequest(), metadata=headers, wait_for_ready=True, timeout=60
     )
     return {task.id: task.pid for task in answer.tasks}
 
@@ -506,7 +530,7 @@ def real() -> Iterator[RealContainerd]:
 def play(daemon: Longshore | RealContainerd, name: str) -> Record:
     with Trace(daemon, name) as trace:
         TRACES[name](trace)
-        return [*trace.record, *sorted(trace.heard, key=lambda event: event[0].split("/")[1])]
+        return trace.everything()
 
 
 @pytest.mark.parametrize("name", TRACES)

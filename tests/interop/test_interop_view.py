@@ -497,7 +497,7 @@ def bundle() -> Iterator[tuple[Path, str]]:
 def holder() -> Iterator[str]:
     """A process in namespaces of its own."""
     process = subprocess.Popen(
-        ["unshare", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "sleep", "60"]
+        ["unshare", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "sleep", "infinity"]
     )
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -529,8 +529,8 @@ def output(command: list[str | Path], *, terminal: bool) -> tuple[str, int]:
 
     reader = threading.Thread(target=read)
     reader.start()
-    status = process.wait(60)
-    reader.join(20)
+    status = process.wait(120)
+    reader.join(60)
     os.close(master)
     return said.decode().replace("\r\n", "\n"), status
 

@@ -26,12 +26,13 @@ startup_delay = "1h"
 schedule_delay = "1h"
 """
 
-# Likewise, but whoever asks for a collection and waits has it at once. What counts is the interval, 500 s here.
+# Likewise, but whoever asks for a collection and waits has it at once. What counts is the interval, hours here.
 COLLECTION_WHEN_ASKED = """version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 [plugins."io.containerd.gc.v1.scheduler"]
 startup_delay = "1h"
-pause_threshold = 0.00001
+pause_threshold = 0.0000001
+mutation_threshold = 0
 """
 
 
@@ -159,7 +160,12 @@ class Longshore:
     def _call(
         self, program: Sequence[str | Path], words: Sequence[str | Path], check: bool, options: dict[str, Any]
     ) -> subprocess.CompletedProcess[str]:
-        options = {"capture_output": True, "text": True, "timeout": 60, "stdin": subprocess.DEVNULL} | options
+        options = {
+            "capture_output": True,
+            "text": True,
+            "timeout": 120,
+            "stdin": subprocess.DEVNULL,
+        } | options
         if "input" in options:
             del options["stdin"]
         done = subprocess.run(self.command(program, words), check=False, **options)

@@ -18,6 +18,10 @@ class Event(NamedTuple):
     topic: str
     fields: dict[str, Any]
 
+    def names(self, wanted: str) -> bool:
+        """Whether a field is `wanted`; every event names ""."""
+        return not wanted or wanted in self.fields.values()
+
 
 class Daemon(Protocol):
     """What both kinds of daemons offer."""
@@ -55,11 +59,14 @@ class Watcher:
         os.kill(host.innermost(self._process.pid), 9)
         self._process.communicate()
 
-    def until(self, topic: str, *, count: int = 1, within: float = 20) -> list[Event]:
-        """All events so far, once `count` of them have `topic`. AssertionError after `within` idle seconds."""
-        while sum(event.topic == topic for event in self.events()) < count:
+    def until(self, topic: str, *, count: int = 1, of: str = "", within: float = 60) -> list[Event]:
+        """All events so far, once `count` of them have `topic` and name `of`, if that is given, in a field.
+
+        AssertionError after `within` idle seconds.
+        """
+        while sum(event.topic == topic and event.names(of) for event in self.events()) < count:
             if not self._read(within):
-                raise AssertionError(f"no {count} of {topic} in:\n{self._text}")
+                raise AssertionError(f"no {count} of {topic} {of} in:\n{self._text}")
         return self.events()
 
     def events(self) -> list[Event]:
@@ -69,7 +76,9 @@ class Watcher:
         """Take in what there is, waiting `within` seconds for the first of it; False when nothing came."""
         ready, _, _ = select.select([self._stream], [], [], within)
         if ready:
-            self._text += os.read(self._stream, 1 << 16).decode()
+            came = os.read(self._stream, 1 << 16).decode()
+            assert came, f"ctr events has ended after:\n{self._text}"
+            self._text += came
         return bool(ready)
 
 

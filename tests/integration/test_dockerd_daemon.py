@@ -111,13 +111,13 @@ def test_a_containerd_of_its_own_is_supervised(machine: Machine) -> None:
         lock = machine.folder / "root/containerd/longshore.lock"
         first = lock.read_text()
         machine.host.run(["kill", "-9", first.strip()])
-        process.eventually(lambda: lock.read_text().strip() not in ("", first.strip()), 20)
-        process.eventually(lambda: machine.ask("GET", "/images/json") == (200, []), 20)
+        process.eventually(lambda: lock.read_text().strip() not in ("", first.strip()))
+        process.eventually(lambda: machine.ask("GET", "/images/json") == (200, []))
     finally:
         assert stop(started) == 0
     assert not machine.socket.exists()
     assert not (machine.folder / "pid").exists()
-    assert "dockerd" not in machine.host.run(["ps", "ax"]).stdout
+    process.eventually(lambda: "dockerd" not in machine.host.run(["ps", "ax"]).stdout)
 
 
 def test_a_killed_one_is_followed_by_another(machine: Machine) -> None:
@@ -126,7 +126,7 @@ def test_a_killed_one_is_followed_by_another(machine: Machine) -> None:
     started = machine.start()
     assert "containerd is running already" in process.tail(machine.log)
     assert stop(started) == 0
-    assert "containerd" not in machine.host.run(["ps", "ax"]).stdout
+    process.eventually(lambda: "containerd" not in machine.host.run(["ps", "ax"]).stdout)
 
 
 def test_a_second_one_is_told_why_not(machine: Machine) -> None:
@@ -263,7 +263,8 @@ def shared() -> Iterator[Machine]:
 
 def test_what_it_is(shared: Machine) -> None:
     status, info = shared.ask("GET", "/v1.41/info")
-    assert (status, info["Swarm"]["LocalNodeState"], info["NCPU"]) == (200, "inactive", os.cpu_count())
+    assert (status, info["Swarm"]["LocalNodeState"]) == (200, "inactive")
+    assert info["NCPU"] == len(os.sched_getaffinity(0))
     with shared.connect() as raw:
         raw.send(b"HEAD /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
         status, headers = raw.head()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from support import require, session
 from support.ourdockerd import BUSYBOX, PARTS, OurDockerd
 from support.process import eventually
+from support.rawhttp import Raw, request
 from support.terminal import Terminal
 
 pytestmark = [pytest.mark.interop, pytest.mark.root]
@@ -183,14 +185,13 @@ def test_exec(docker: OurDockerd) -> None:
     code, _, _ = status(docker, "exec", "box", "no-such-program")
     assert code in (126, 127)
     docker("exec", "--detach", "box", "touch", "/made")
-    eventually(lambda: status(docker, "exec", "box", "test", "-e", "/made")[0] == 0, 20)
+    eventually(lambda: status(docker, "exec", "box", "test", "-e", "/made")[0] == 0)
 
 
 def test_an_exec_ends_although_its_child_keeps_the_pipe(docker: OurDockerd) -> None:
     docker("run", "--detach", "--name", "box", BUSYBOX, "sleep", "1000")
-    started = time.monotonic()
-    assert docker("exec", "box", "sh", "-c", "sleep 100 & echo done").stdout == "done\n"
-    assert time.monotonic() - started < 8
+    # Its limit is less than the child's life.
+    assert docker("exec", "box", "sh", "-c", "sleep 1000 & echo done").stdout == "done\n"
 
 
 def test_exec_of_what_does_not_run(docker: OurDockerd) -> None:
@@ -204,11 +205,11 @@ def test_exec_of_what_does_not_run(docker: OurDockerd) -> None:
 
 
 def test_stop_sends_its_signal_and_then_kills(docker: OurDockerd) -> None:
-    trap = "trap 'exit 5' TERM; while true; do sleep 0.1; done"
+    trap = "trap 'exit 5' TERM; echo ready; while true; do sleep 0.1; done"
     docker("run", "--detach", "--name", "polite", BUSYBOX, "sh", "-c", trap)
     docker("run", "--detach", "--name", "deaf", BUSYBOX, "sleep", "1000")
-    time.sleep(0.3)
-    docker("stop", "polite")
+    eventually(lambda: docker("logs", "polite").stdout == "ready\n")
+    docker("stop", "--time", "60", "polite")
     docker("stop", "--time", "1", "deaf")
     assert docker.inspect("polite", ".State.ExitCode") == "5"
     assert docker.inspect("deaf", ".State.ExitCode") == "137"
@@ -231,15 +232,18 @@ def test_events_of_a_short_life(docker: OurDockerd) -> None:
     assert found == expected.split()
 
 
-def test_wait_begins_before_the_exit(docker: OurDockerd) -> None:
-    docker("run", "--detach", "--name", "box", BUSYBOX, "sh", "-c", "sleep 0.5; exit 9")
-    assert docker("wait", "box").stdout == "9\n"
-
-
-def test_a_removed_container_is_told_to_who_waits(docker: OurDockerd) -> None:
-    docker("run", "--detach", "--rm", "--name", "box", BUSYBOX, "sh", "-c", "sleep 0.5; exit 9")
-    assert docker("wait", "box").stdout == "9\n"
-    eventually(lambda: docker("ps", "--all", "--quiet").stdout == "", 20)
+@pytest.mark.parametrize("flags", [(), ("--rm",)], ids=" ".join)
+def test_wait_begins_before_the_exit(docker: OurDockerd, flags: tuple[str, ...]) -> None:
+    """Who waits is told, even if the container is removed at once."""
+    docker("run", "--detach", *flags, "--name", "box", BUSYBOX, "sleep", "1000")
+    with socket.socket(socket.AF_UNIX) as connection, Raw(connection) as raw:
+        connection.connect(str(docker.socket))
+        raw.send(request("POST", "/v1.41/containers/box/wait"))
+        status, _ = raw.head()  # it waits
+        docker("kill", "box")
+        assert (status, json.loads(raw.chunk())["StatusCode"]) == (200, 137)
+    if flags:
+        eventually(lambda: docker("ps", "--all", "--quiet").stdout == "")
 
 
 def test_rm_needs_force_for_what_runs(docker: OurDockerd) -> None:
@@ -267,13 +271,13 @@ def test_a_legacy_link(docker: OurDockerd) -> None:
 
 def test_on_failure_counts(docker: OurDockerd) -> None:
     docker("run", "--detach", "--name", "box", "--restart", "on-failure:2", BUSYBOX, "false")
-    eventually(lambda: docker.inspect("box", ".State.Status") == "exited", 20)
+    eventually(lambda: docker.inspect("box", ".State.Status") == "exited")
     assert docker.inspect("box", ".RestartCount") == "2"
 
 
 def test_always_comes_back_until_it_is_stopped(docker: OurDockerd) -> None:
     docker("run", "--detach", "--name", "box", "--restart", "always", BUSYBOX, "sleep", "0.1")
-    eventually(lambda: int(docker.inspect("box", ".RestartCount")) >= 2, 20)
+    eventually(lambda: int(docker.inspect("box", ".RestartCount")) >= 2)
     docker("stop", "--time", "0", "box")
     time.sleep(0.5)
     assert docker.inspect("box", ".State.Status") == "exited"
@@ -285,10 +289,10 @@ def test_health(docker: OurDockerd) -> None:
         *("run", "--detach", "--name", "box", "--health-cmd", "test -e /fine", "--health-interval", "100ms"),
         *("--health-retries", "2", BUSYBOX, "sleep", "1000"),
     )
-    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "unhealthy", 20)
+    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "unhealthy")
     docker("exec", "box", "touch", "/fine")
-    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "healthy", 20)
-    eventually(lambda: docker.inspect("box", "len .State.Health.Log") == "5", 20)
+    eventually(lambda: docker.inspect("box", ".State.Health.Status") == "healthy")
+    eventually(lambda: docker.inspect("box", "len .State.Health.Log") == "5")
     found = [action for action in actions(docker, "box", since) if action.startswith("health_status")]
     assert found[:2] == ["health_status: unhealthy", "health_status: healthy"]
     assert docker("ps", "--filter", "health=healthy", "--format", "{{.Names}}").stdout == "box\n"
@@ -301,7 +305,8 @@ def test_fifty_at_once(docker: OurDockerd) -> None:
     answers: dict[int, tuple[int, str, str]] = {}
 
     def run(number: int) -> None:
-        answers[number] = status(docker, "run", "--rm", BUSYBOX, "sh", "-c", f"echo {number}; exit {number}")
+        script = f"echo {number}; exit {number}"
+        answers[number] = status(docker, "run", "--rm", BUSYBOX, "sh", "-c", script, timeout=240)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(50)]
     for thread in threads:
@@ -340,4 +345,4 @@ def test_a_client_that_dies_leaves_the_container_running(docker: OurDockerd) -> 
     client.wait()
     client.stdout.close()
     first = docker("logs", "--tail", "1", "loud").stdout
-    eventually(lambda: docker("logs", "--tail", "1", "loud").stdout != first, 20)
+    eventually(lambda: docker("logs", "--tail", "1", "loud").stdout != first)

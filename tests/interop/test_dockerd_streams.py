@@ -78,8 +78,8 @@ class Hijack:
 
     async def frames(self) -> list[tuple[int, bytes]]:
         found = []
-        while header := await self.reader.read(8):
-            stream, length = struct.unpack(">BxxxI", header)
+        while header := await self.reader.read(1):
+            stream, length = struct.unpack(">BxxxI", header + await self.reader.readexactly(7))
             found.append((stream, await self.reader.readexactly(length)))
         return found
 
@@ -178,9 +178,9 @@ async def test_a_websocket(docker: OurDockerd, api: aiohttp.ClientSession) -> No
         await socket.send_bytes(b"hello\n")
         found = b""
         while not found.endswith(b"hello\r\nhello\r\n"):
-            found += (await socket.receive(timeout=10)).data
+            found += (await socket.receive(timeout=60)).data
         docker("kill", id)
-        assert (await socket.receive(timeout=10)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+        assert (await socket.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
 
 async def test_attach_to_a_paused_container(docker: OurDockerd, api: aiohttp.ClientSession) -> None:

@@ -144,22 +144,23 @@ def test_buildkit_is_told_where_to_go(docker: OurDockerd) -> None:
     assert "DOCKER_BUILDKIT=0" in done.stdout
 
 
-LOOP = "trap 'exit 5' TERM; while :; do sleep 0.05; done"
-STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
+LOOP = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"
+STUBBORN = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
 
 
 def test_a_stop_stops_containers_when_told_to() -> None:
-    with OurDockerd(flags=["--live-restore=false"]) as docker:
-        for name, policy, script in (
-            ("once", "no", LOOP),
-            ("always", "always", LOOP),
-            ("unless", "unless-stopped", LOOP),
-            ("stubborn", "no", STUBBORN),
+    with OurDockerd(flags=["--live-restore=false", "--shutdown-timeout=50"]) as docker:
+        for name, policy, patience, script in (
+            ("once", "no", "30", LOOP),
+            ("always", "always", "30", LOOP),
+            ("unless", "unless-stopped", "30", LOOP),
+            ("stubborn", "no", "1", STUBBORN),
         ):
             docker(
-                *("run", "-d", "--name", name, "--restart", policy, "--stop-timeout", "1"),
+                *("run", "-d", "--name", name, "--restart", policy, "--stop-timeout", patience),
                 *(BUSYBOX, "sh", "-c", script),
             )
+            process.eventually(lambda name=name: docker("logs", name).stdout == "ready\n")  # type: ignore[misc]
         assert docker.stop() == 0
         docker.start()
         process.eventually(lambda: docker.running() == {"always", "unless"})

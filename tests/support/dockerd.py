@@ -128,7 +128,7 @@ class AnyDockerd(ABC):
     def stop(self) -> int:
         """SIGTERM, and the exit status. Without live-restore it stops its containers first."""
         assert self._process is not None
-        status = host.stop(self._process, self.pid, within=30)
+        status = host.stop(self._process, self.pid)
         self._process = None
         return status
 
@@ -168,7 +168,7 @@ class AnyDockerd(ABC):
         """
         if inside:
             command = self.host.inside(command)
-        options = {"capture_output": True, "text": True, "timeout": 60, "env": self.environment()} | options
+        options = {"capture_output": True, "text": True, "timeout": 120, "env": self.environment()} | options
         if "input" not in options:
             options = {"stdin": subprocess.DEVNULL} | options
         done = subprocess.run([str(word) for word in command], check=False, **options)
@@ -179,7 +179,7 @@ class AnyDockerd(ABC):
             **os.environ,
             "DOCKER_HOST": f"unix://{self.socket}",
             "DOCKER_CONFIG": str(self.folder / "cli"),
-            "COMPOSE_HTTP_TIMEOUT": "60",
+            "COMPOSE_HTTP_TIMEOUT": "120",
         }
 
     def inspect(self, name: str, field: str) -> str:

@@ -74,7 +74,7 @@ class PrivateHost:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -86,7 +86,7 @@ class PrivateHost:
         return ["nsenter", f"--target={self.pid}", *NAMESPACES, "--", *(os.fspath(word) for word in command)]
 
     def run(self, command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-        options = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
+        options = {"capture_output": True, "text": True, "timeout": 120, "check": False} | options
         return subprocess.run(self.inside(command), **options)
 
     def popen(self, command: Sequence[str | Path], **options: Any) -> subprocess.Popen[bytes]:
@@ -110,7 +110,7 @@ def innermost(pid: int) -> int:
             return pid
 
 
-def stop(process: subprocess.Popen[bytes], target: int, within: float = 15) -> int:
+def stop(process: subprocess.Popen[bytes], target: int, within: float = 60) -> int:
     """SIGTERM to `target`, SIGKILL when it takes longer than `within` seconds; the status of `process`."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 RUNTIME_STATE = Path("/run/containerd/runc")  # where Go's shims keep runc's state, a folder per namespace
-SETTLES_WITHIN = 15.0  # seconds: the kernel reaps and unmounts in its own time, a shim waits 5 s to be heard
+SETTLES_WITHIN = 60.0  # seconds: the kernel reaps and unmounts in its own time, a shim waits 5 s to be heard
 
 
 class Watch:

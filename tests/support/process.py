@@ -45,7 +45,7 @@ def tail(log: Path, lines: int = 60) -> str:
         return ""
 
 
-def eventually(look: Callable[[], T], within: float = 10, what: str = "") -> T:
+def eventually(look: Callable[[], T], within: float = 60, what: str = "") -> T:
     """The first truthy answer of `look`; AssertionError after `within` seconds. For states that others reach."""
     deadline = time.monotonic() + within
     while not (answer := look()):

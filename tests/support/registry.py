@@ -87,7 +87,7 @@ class Registry:
                 stderr=log,
                 env={**os.environ, "OTEL_TRACES_EXPORTER": "none"},
             )
-        process.eventually(self._listens, 30, "docker-registry listens")
+        process.eventually(self._listens, what="docker-registry listens")
 
     def kill(self) -> None:
         """SIGKILL: connections break off. Nothing if it isn't running."""

@@ -60,7 +60,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def until(self, pattern: str, within: float = 15, *, meanwhile: Callable[[], None] | None = None) -> str:
+    def until(self, pattern: str, within: float = 60, *, meanwhile: Callable[[], None] | None = None) -> str:
         """Read until `pattern` has been printed; it is then forgotten together with all before it.
 
         `meanwhile` is called whenever nothing has been printed for half a second.
@@ -83,7 +83,7 @@ class Terminal:
 
     def end(self) -> int:
         try:
-            return self._process.wait(15)
+            return self._process.wait(60)
         finally:
             self._process.kill()
             os.close(self._master)

@@ -131,7 +131,7 @@ def test_detached(docker: Dockerd) -> None:
     detach(docker, "box", "sh", "-c", "echo out; echo err >&2; exec sleep 1000")
     eventually(lambda: logs(docker, "box") == ("out\n", "err\n"))
     assert state(docker, "box") == ("running", 0)
-    assert "sleep 1000" in docker("top", "box").stdout
+    eventually(lambda: "sleep 1000" in docker("top", "box").stdout)
     docker("kill", "box")
     eventually(lambda: state(docker, "box") == ("exited", 137))
 
@@ -144,7 +144,7 @@ def test_exec(docker: Dockerd) -> None:
     assert (done.stdout, done.returncode) == ("in\n65534\n/tmp\nhello\n", 5), done.stderr
     docker("exec", "--detach", "box", "sh", "-c", "echo done > /tmp/d; sleep 999")
     eventually(lambda: docker("exec", "box", "cat", "/tmp/d", check=False).stdout == "done\n")
-    assert "sleep 999" in docker("top", "box").stdout
+    eventually(lambda: "sleep 999" in docker("top", "box").stdout)
     done = docker("exec", "box", "no-such-program", check=False)
     assert done.returncode in (126, 127) and "no-such-program" in done.stdout + done.stderr
 
@@ -172,13 +172,15 @@ def test_attach(docker: Dockerd) -> None:
 @ONE_STACK
 def test_stop(docker: Dockerd) -> None:
     # Reading from `sleep` in the background, sh answers the signal at once.
-    detach(docker, "polite", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait")
+    detach(docker, "polite", "sh", "-c", "trap 'exit 9' TERM; echo ready; sleep 1000 & wait")
     detach(docker, "deaf", "sh", "-c", "trap '' TERM; sleep 1000 & wait; wait")
-    docker("stop", "--time", "10", "polite")
+    eventually(lambda: logs(docker, "polite")[0] == "ready\n")
+    docker("stop", "--time", "60", "polite")
     docker("stop", "--time", "1", "deaf")
     assert state(docker, "polite") == ("exited", 9)
     assert state(docker, "deaf") == ("exited", 137)
     docker("start", "polite")
+    eventually(lambda: logs(docker, "polite")[0] == "ready\nready\n")
     docker("kill", "--signal", "TERM", "polite")
     assert docker("wait", "polite").stdout == "9\n"
 
@@ -196,10 +198,14 @@ def test_pause(docker: Dockerd) -> None:
 
 def test_stats(docker: Dockerd) -> None:
     detach(docker, "box")
-    line = docker("stats", "--no-stream", "--format", "{{json .}}", "box").stdout
-    figures = json.loads(line)
-    assert figures["Name"] == "box" and int(figures["PIDs"]) == 1
-    assert re.match(r"[1-9][\d.]*[KM]iB / ", figures["MemUsage"])
+
+    def figures_are_right() -> bool:
+        # The CLI shows zeros when it has no answer within two seconds.
+        figures = json.loads(docker("stats", "--no-stream", "--format", "{{json .}}", "box").stdout)
+        usage = re.match(r"[1-9][\d.]*[KM]iB / ", figures["MemUsage"])
+        return figures["Name"] == "box" and figures["PIDs"] == "1" and usage is not None
+
+    eventually(figures_are_right)
 
 
 @ONE_STACK
@@ -262,7 +268,7 @@ def test_out_of_memory(docker: Dockerd) -> None:
         assert docker("wait", "oom").stdout == "137\n"
         return docker.inspect("oom", ".State.OOMKilled") == "true"
 
-    eventually(is_told, 30)
+    eventually(is_told)
 
 
 def test_what_cannot_run(docker: Dockerd, tmp_path: Path) -> None:
@@ -489,11 +495,11 @@ def test_killed_containerd_hides_no_exit(docker: Dockerd) -> None:
     assert docker.running() == set(exits.SURVIVORS)
     assert docker("exec", "lives0", "echo", "alive").stdout == "alive\n"
     docker("rm", "--force", *exits.SURVIVORS)
-    assert deaths(docker, since) == sorted((*exits.ENDING, *exits.SURVIVORS))
+    eventually(lambda: deaths(docker, since) == sorted((*exits.ENDING, *exits.SURVIVORS)))
     assert docker("run", "--rm", *NO_NETWORK, BUSYBOX, "echo", "next").stdout == "next\n"
 
 
-@on("longshore", "all-gos")
+@on("longshore", *(["all-gos"] if soak.SOAK else []))
 def test_exits_while_nobody_listens(docker: Dockerd) -> None:
     """What a dockerd that is slow to come back gets to know: all of it from ours, nothing from Debian's."""
     exits = Exits(docker)
@@ -501,7 +507,7 @@ def test_exits_while_nobody_listens(docker: Dockerd) -> None:
         docker.containerd.kill9()
         docker.containerd.start()
         exits.end(exits.ENDING)
-        eventually(exits.reaped, within=15, what="their shims have reaped and reported them")
+        eventually(exits.reaped, what="their shims have reaped and reported them")
     if isinstance(docker.containerd, Longshore):
         eventually(lambda: exits.over() == set(exits.ENDING), what="dockerd knows every exit")
         return
@@ -525,7 +531,7 @@ def test_containerd_killed_again_and_again(docker: Dockerd) -> None:
         docker.containerd.start()
         eventually(partial(all_ended, docker, names))
         eventually(partial(starts_containers, docker))
-        assert [name for name in deaths(docker, since) if name in names] == names
+        eventually(lambda: [name for name in deaths(docker, since) if name in names] == names)  # noqa: B023
 
 
 def all_ended(docker: Dockerd, names: list[str]) -> bool:
@@ -559,7 +565,7 @@ def test_live_restore(ending: str) -> None:
         eventually(lambda: logs(docker, "counts")[0].endswith("line 1999\n"))
         found, printed = logs(docker, "counts")[0].splitlines(), [f"line {number}" for number in range(2000)]
         if ending == "kill9":  # what Debian's dockerd had read and not yet written went with it
-            assert len(found) >= len(printed) - 20 and set(found) <= set(printed)
+            assert found[-1000:] == printed[-1000:] and set(found) <= set(printed)
         else:
             assert found == printed
         docker("kill", "counts")

@@ -225,5 +225,5 @@ def test_local_mounts_come_and_go_with_their_containers(tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     script = MOUNTS.format(tests=tests, folder=str(tmp_path))
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "done\n", done.stderr

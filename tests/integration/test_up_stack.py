@@ -19,7 +19,7 @@ from support.folders import short_folder
 from support.leaks import Watch
 
 NAMESPACE = f"t-up-{os.getpid()}"
-DEADLINE = 40  # seconds
+DEADLINE = 90  # seconds
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_dockerd_beside_it(folder: Path) -> None:
 
         def cli(*words: str) -> str:
             done = subprocess.run(
-                [docker, *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+                [docker, *words], env=environment, capture_output=True, text=True, timeout=120, check=False
             )
             assert done.returncode == 0, done.stderr
             return done.stdout

@@ -117,7 +117,8 @@ def filled(docker: AnyDockerd) -> Iterator[AnyDockerd]:
     ]
     docker("run", "-d", *flags, BUSYBOX, "sh", "-c", script)
     docker("create", "--name", "two", *BY_ITSELF, BUSYBOX, "true")
-    eventually(lambda: "complained" in docker("logs", "one").stderr)
+    eventually(lambda: "complained" in (said := docker("logs", "one")).stderr and "printed" in said.stdout)
+    eventually(lambda: "sleep" in docker("top", "one", "-o", "pid,comm").stdout)
     yield docker
     docker("rm", "-f", "one", "two")
     docker("volume", "rm", "vol")
@@ -204,7 +205,7 @@ def test_build_save_load_commit(docker: AnyDockerd, ours: Ours, tmp_path: Path) 
 def test_events(docker: AnyDockerd, ours: Ours) -> None:
     docker("run", "--name", "seen", *BY_ITSELF, BUSYBOX, "true")
     docker("rm", "seen")
-    flags = ["--since", "1m", "--until", "0s", "--filter", "container=seen", "--format", "{{.Action}}"]
+    flags = ["--since", "10m", "--until", "0s", "--filter", "container=seen", "--format", "{{.Action}}"]
     actions = ours("events", *flags)[1].split()
     assert [action for action in actions if action in ("create", "start", "die", "destroy")] == [
         "create",

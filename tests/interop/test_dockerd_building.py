@@ -40,7 +40,7 @@ def shared() -> Iterator[AnyDockerd]:
     require.go(*PARTS)
     with OurDockerd() as docker:
         yield docker
-        assert leftovers(docker) == ([], [], [])
+        eventually(lambda: leftovers(docker) == ([], [], []))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def post(docker: AnyDockerd, query: str, body: bytes) -> list[dict[str, Any]]:
     """POST /build by hand; an answer with a status of its own is {"status", "message"}."""
     head = f"POST /v1.41/build?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(120)
         client.connect(str(docker.socket))
         client.sendall(f"{head}Content-Type: application/x-tar\r\n\r\n".encode() + body)
         answer = b""
@@ -393,7 +393,7 @@ def test_a_build_may_be_cut_at_any_moment(docker: AnyDockerd, tmp_path: Path, vi
             docker.start()
         eventually(lambda: docker("ps", "-aq").stdout == "")
         eventually(lambda: leftovers(docker) == ([], [], []))
-        assert docker("volume", "ls", "-q").stdout == ""
+        eventually(lambda: docker("volume", "ls", "-q").stdout == "")
         done = build(docker, tmp_path / "c")
         assert shown(docker, image(done)) == (tmp_path / "c/f").read_text()
 
@@ -405,7 +405,7 @@ def test_a_build_is_cancelled_by_its_id(docker: AnyDockerd) -> None:
         f"POST /v1.41/build?buildid=mine HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     )
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(30)
+        client.settimeout(120)
         client.connect(str(docker.socket))
         client.sendall(head + body)
         eventually(lambda: docker("ps", "-q").stdout != "")

@@ -42,7 +42,7 @@ class Side(NamedTuple):
             ("<id>: Verifying Checksum\\n", ""),  # not said when it takes no time
             ("Invalid filter", "invalid filter"),
             (r"size: \d+", "size: <size>"),
-            (r"(Less than a|\d+) seconds? ago", "<ago>"),
+            (r"(Less than a|About a|\d+) (second|minute)s? ago", "<ago>"),
         ):
             text = re.sub(pattern, name, text)
         text = re.sub(" {2,}", "  ", text).strip()

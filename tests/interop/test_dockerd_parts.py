@@ -33,7 +33,7 @@ def docker() -> Iterator[Dockerd]:
 
 def fetch(docker: Dockerd, address: str) -> str:
     # Not busybox: its static wget crashes in the C library's look-up of names.
-    script = f"import urllib.request as r; print(r.urlopen({address!r}, timeout=5).read().decode(), end='')"
+    script = f"import urllib.request as r; print(r.urlopen({address!r}, timeout=60).read().decode(), end='')"
     return docker.call([sys.executable, "-c", script], inside=True, check=False).stdout
 
 
@@ -71,8 +71,9 @@ def test_a_port_that_a_process_has_taken(docker: Dockerd) -> None:
 def test_init(docker: Dockerd) -> None:
     done = docker("run", "--rm", "--init", "--network", "none", BUSYBOX, "ps", "-o", "pid,args")
     assert "1 /sbin/docker-init -- ps" in done.stdout
-    script = "exec sleep 60"
+    script = "echo ready; exec sleep 1000"
     docker("run", "-d", "--init", "--name", "sleeper", "--network", "none", BUSYBOX, "sh", "-c", script)
+    eventually(lambda: docker("logs", "sleeper").stdout == "ready\n")  # its init forwards signals by now
     # Without an init, a shell or sleep as PID 1 would ignore it.
     docker("kill", "--signal", "TERM", "sleeper")
     assert docker("wait", "sleeper").stdout == "143\n"

@@ -22,12 +22,12 @@ WEB = ["sh", "-c", "mkdir /w; echo hello > /w/i; echo serving; exec httpd -f -p 
 
 
 def fetch(port: int | str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/i", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/i", timeout=30) as answer:
         text: str = answer.read().decode()
         return text
 
 
-def until(look: Callable[[], Any], what: str, within: float = 15) -> Any:
+def until(look: Callable[[], Any], what: str, within: float = 60) -> Any:
     deadline = time.monotonic() + within
     while True:
         try:
@@ -56,7 +56,7 @@ def docker_py() -> None:
     from docker.errors import APIError, ContainerError, ImageNotFound, NotFound
     from docker.types import Healthcheck
 
-    client: Any = docker.from_env(timeout=30)  # its stubs are stricter than it is
+    client: Any = docker.from_env(timeout=120)  # its stubs are stricter than it is
     assert client.ping() and client.version()["Version"] and client.info()["OSType"] == "linux"
     seen: list[tuple[str, str]] = []
     events = client.events(decode=True, filters={"type": "container"})
@@ -134,7 +134,7 @@ def docker_py() -> None:
         client.containers.run(IMAGE, ["cat", "/d/file"], volumes=["py-vol:/d:ro"], remove=True)
         == b"carried\n"
     )
-    assert "httpd" in str(web.top()["Processes"])
+    until(lambda: "httpd" in str(web.top()["Processes"]), "the server runs")
     figures = web.stats(stream=False)
     assert figures["memory_stats"]["limit"] == 64 << 20 and figures["pids_stats"]["current"] >= 1
     assert {"Kind": 1, "Path": "/w"} in (web.diff() or [])
@@ -165,7 +165,7 @@ def docker_py() -> None:
         raise AssertionError("a volume in use was removed")
     except APIError as error:
         assert error.status_code == 409
-    web.stop(timeout=1)
+    web.stop(timeout=30)
     assert web.wait()["StatusCode"] == 137
     web.remove(v=True)
     volume.remove()
@@ -224,7 +224,7 @@ async def aiodocker_() -> None:
         await container.delete(force=True)
         actions = []
         while "destroy" not in actions:
-            event = await asyncio.wait_for(subscriber.get(), 10)
+            event = await asyncio.wait_for(subscriber.get(), 60)
             assert event is not None
             actions.append(event["Action"])
         assert actions[0] == "create" and "die" in actions

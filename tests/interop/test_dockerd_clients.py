@@ -104,9 +104,9 @@ def test_compose(docker: AnyDockerd, short_tmp: Path) -> None:
 
     docker.compose(file, "up", "-d")
     try:
-        eventually(lambda: docker.host.run(fetch).stdout == "from-store\n", 20)
+        eventually(lambda: docker.host.run(fetch).stdout == "from-store\n")
         eventually(lambda: docker("logs", one(docker, "reader")).stdout == "from-store\n")
-        eventually(lambda: restarts() >= 2, 20, "the worker is started again and again")
+        eventually(lambda: restarts() >= 2, what="the worker is started again and again")
         assert docker.compose(file, "exec", "-T", "app", "sh", "-c", "echo $COLOR").stdout == "red\n"
         isolated = docker("exec", one(docker, "web"), "wget", "-q", "-O", "-", "http://store/i", check=False)
         assert isolated.returncode != 0

@@ -33,7 +33,7 @@ NO_NETWORK = ("--network", "none")
 FETCH = """
 import sys, urllib.request
 for url in sys.argv[1:]:
-    print(urllib.request.urlopen(url, timeout=5).read().decode(), end="")
+    print(urllib.request.urlopen(url, timeout=60).read().decode(), end="")
 """
 
 
@@ -107,7 +107,7 @@ class World:
 
     def agree(self) -> None:
         """Wait for it: an exit that was missed is told a moment later."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while wrong := self.wrong():
             assert time.monotonic() < deadline, wrong
             select.select([], [], [], 0.1)
@@ -175,7 +175,7 @@ def test_killed_at_any_moment(docker: OurDockerd, tmp_path: Path) -> None:
             )
             select.select([], [], [], moment)  # not to wait for something, but to hit it at different moments
             docker.kill9()
-            client.wait(30)
+            client.wait(60)
             docker.start()
             world.agree()
             assert docker.inspect("survivor", ".State.Pid") == survivor
@@ -214,10 +214,11 @@ def test_no_line_is_lost_while_dockerd_is_dead(docker: OurDockerd) -> None:
         lambda: docker.host.run(["test", "-e", f"{root}/tmp/done"]).returncode == 0, 60, "all is printed"
     )
     docker.start()
+    # What was printed last may still be in the pipe.
+    eventually(lambda: docker("logs", "--tail", "1", "talks").stdout.startswith("line 0180000 "))
     printed = docker("logs", "talks").stdout.splitlines()
     assert len("\n".join(printed)) > 9_000_000
     assert [int(line.split()[1]) for line in printed] == list(range(1, 180001))
-    assert docker("logs", "--tail", "1", "talks").stdout.split()[1] == "0180000"
 
 
 def test_an_exit_meanwhile_is_known(docker: OurDockerd) -> None:
@@ -239,12 +240,13 @@ def test_two_hundred_published_ports(docker: OurDockerd) -> None:
     world = World(docker)
     script = "mkdir /w; echo hello > /w/i; exec httpd -f -p 80 -h /w"
     ports = [word for port in range(17000, 17200) for word in ("-p", f"{port}:80")]
-    docker("run", "-d", "--name", "many", *ports, BUSYBOX, "sh", "-c", script, timeout=120)
+    docker("run", "-d", "--name", "many", *ports, BUSYBOX, "sh", "-c", script, timeout=240)
     gateway = docker.inspect("many", ".NetworkSettings.Gateway")
 
     def answers(ports: Sequence[int], *addresses: str) -> bool:
         urls = [f"http://{address}:{port}/i" for address in addresses for port in ports]
-        return docker.host.run([sys.executable, "-c", FETCH, *urls]).stdout == "hello\n" * len(urls)
+        done = docker.host.run([sys.executable, "-c", FETCH, *urls], timeout=240)
+        return done.stdout == "hello\n" * len(urls)
 
     eventually(lambda: answers([17000], "127.0.0.1"))
     assert answers(range(17000, 17200), "127.0.0.1", gateway)
@@ -255,7 +257,7 @@ def test_two_hundred_published_ports(docker: OurDockerd) -> None:
     docker.start()
     assert answers([17000, 17100], "127.0.0.1", gateway)
     assert world.rules().count("\n") == 200
-    docker("rm", "--force", "many", timeout=120)
+    docker("rm", "--force", "many", timeout=240)
     assert world.rules() == ""
     assert not answers([17000], "127.0.0.1") and not answers([17199], "127.0.0.1")
     eventually(lambda: world.proxies() == 0)

@@ -66,7 +66,7 @@ class Door:
         done: subprocess.CompletedProcess[bytes] = subprocess.run(
             self.command(*words),
             capture_output=True,
-            timeout=20,
+            timeout=120,
             check=False,
             env=self.environment(),
             **given,
@@ -123,7 +123,7 @@ def door(request: pytest.FixtureRequest, folder: Path, authority: trustme.CA) ->
 def box(door: Door) -> Iterator[str]:
     """A container that goes on after the end of standard input, which is the end of what a client sends."""
     door("rm", "-f", "box")
-    door("create", "-i", "--name", "box", *NO_NETWORK, BUSYBOX, "sh", "-c", "cat; sleep 0.5; echo end")
+    door("create", "-i", "--name", "box", *NO_NETWORK, BUSYBOX, "sh", "-c", "cat; sleep 0.2; echo end")
     assert door("start", "box").returncode == 0
     yield "box"
     door("rm", "-f", "box")
@@ -139,7 +139,7 @@ def lasting(door: Door) -> Iterator[str]:
 
 
 def test_run_goes_on_after_the_end_of_input(door: Door) -> None:
-    script = "cat; sleep 1; echo end; echo err >&2; exit 3"
+    script = "cat; sleep 0.2; echo end; echo err >&2; exit 3"
     done = door("run", "--rm", "-i", *NO_NETWORK, BUSYBOX, "sh", "-c", script, data=b"x")
     assert (done.stdout, done.stderr, done.returncode) == (b"xend\n", b"err\n", 3)
 
@@ -150,7 +150,7 @@ def test_attach_goes_on_after_the_end_of_input(door: Door, box: str) -> None:
 
 
 def test_exec_goes_on_after_the_end_of_input(door: Door, lasting: str) -> None:
-    done = door("exec", "-i", lasting, "sh", "-c", "cat; sleep 1; echo end; exit 4", data=b"x")
+    done = door("exec", "-i", lasting, "sh", "-c", "cat; sleep 0.2; echo end; exit 4", data=b"x")
     assert (done.stdout, done.returncode) == (b"xend\n", 4), done.stderr
 
 
@@ -181,7 +181,7 @@ def test_a_client_that_goes_away_ends_nothing(door: Door, lasting: str) -> None:
     client.stdin.flush()
     assert client.stdout.readline() == b"seen\n"
     os.kill(host.innermost(client.pid), signal.SIGKILL)
-    client.communicate(timeout=20)
+    client.communicate(timeout=120)
     assert door.docker.inspect(lasting, ".State.Status") == "running"
 
 
@@ -214,11 +214,11 @@ def test_two_are_attached(door: Door, lasting: str) -> None:
                 client.stdin.flush()
                 return all(lines.has(word) for lines in printed)
 
-            eventually(heard, 20)
+            eventually(heard)
     finally:
         door("rm", "-f", lasting)
         for client in clients:
-            client.wait(20)
+            client.wait(60)
 
 
 @pytest.mark.parametrize("door", ["unix", "tls"], indirect=True, scope="module")
@@ -256,7 +256,7 @@ def receive(connection: socket.socket, until: bytes) -> bytes:
 def ask(docker: OurDockerd, request: bytes, until: bytes = b"\r\n\r\n", *, half_close: bool = False) -> bytes:
     """The answer to `request`, up to `until`; b"" from a server that closes the connection."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.connect(str(docker.socket))
         try:
             connection.sendall(request)

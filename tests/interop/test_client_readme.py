@@ -79,7 +79,7 @@ def run(program: str, daemon: Daemon) -> str:
         env=environment(daemon),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -80,7 +80,7 @@ def ask(channel: grpc.Channel, call: Call) -> Answer:
         headers.insert(0, ("containerd-namespace", call.namespace))
     function = getattr(STUBS[service](channel), method)
     try:
-        result = function(call.request, metadata=headers, timeout=10)
+        result = function(call.request, metadata=headers, timeout=60)
         responses = [result] if isinstance(result, Message) else list(result)
     except grpc.RpcError as error:
         return Answer(error.code().name, error.details() or "")

@@ -123,7 +123,7 @@ def another_image(builder: Builder) -> None:
     image = image_message("example.com/other", digest(90), {})
     builder.images.Create(images.CreateImageRequest(image=image), metadata=builder.plain)
     request = images.DeleteImageRequest(name=image.name, sync=True)
-    builder.images.Delete(request, metadata=builder.plain, timeout=30)
+    builder.images.Delete(request, metadata=builder.plain, timeout=60)
 
 
 def test_plain_content_goes_with_the_next_sync_delete(either: Builder) -> None:
@@ -166,7 +166,7 @@ def test_the_layer_is_there_already_and_leased(either: Builder, request: pytest.
     assert {(each.type, each.id) for each in held} == kept
     builder.collect()
     assert builder.objects() == {("leases", "mine"), *kept}
-    builder.leases.Delete(leases.DeleteRequest(id="mine", sync=True), metadata=builder.plain, timeout=30)
+    builder.leases.Delete(leases.DeleteRequest(id="mine", sync=True), metadata=builder.plain, timeout=60)
     assert builder.objects() == set()
 
 

@@ -42,7 +42,7 @@ def test_pulls_and_collections() -> None:
 
         def collect() -> None:
             while not over.is_set():
-                stub.Collect(gc.CollectRequest(), timeout=30)
+                stub.Collect(gc.CollectRequest(), timeout=60)
                 collections[0] += 1
 
         collecting = threading.Thread(target=collect)

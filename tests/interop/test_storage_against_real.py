@@ -97,7 +97,7 @@ class Session:
         """One answer per request; then the status if it is an error."""
         found: list[Any] = []
         try:
-            for answer in self.content.Write(iter(requests), metadata=self.headers(**where), timeout=20):
+            for answer in self.content.Write(iter(requests), metadata=self.headers(**where), timeout=60):
                 if len(found) < len(requests):
                     found.append(plain(json_format.MessageToDict(answer)))
         except grpc.RpcError as error:

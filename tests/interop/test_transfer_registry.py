@@ -150,7 +150,7 @@ async def test_credentials_are_asked_for_on_a_stream(opened: grpc.aio.Channel, u
             source = OCIRegistry(reference=name, resolver=RegistryResolver(auth_stream=stream.id))
             with pytest.raises(expected):
                 await user.transfer(source, ImageStore())
-            asked = await asyncio.wait_for(answering, 10)
+            asked = await asyncio.wait_for(answering, 60)
             assert [(each.host, each.reference) for each in asked] == [(guarded.address, name)]
         with pytest.raises(errors.Unauthenticated):
             await user.transfer(OCIRegistry(reference=name), ImageStore())

@@ -265,7 +265,7 @@ def our_call(address: str, namespace: str) -> Callable[..., subprocess.Completed
 
     def call(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [str(LONGSHORE), "ctr", "--address", address, "--namespace", namespace, *words]
-        options = {"capture_output": True, "text": True, "timeout": 60} | options
+        options = {"capture_output": True, "text": True, "timeout": 120} | options
         if "input" not in options:
             options["stdin"] = subprocess.DEVNULL
         done: subprocess.CompletedProcess[str] = subprocess.run(command, **options)

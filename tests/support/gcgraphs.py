@@ -465,7 +465,7 @@ class Builder:
             )
 
     def collect(self) -> None:
-        self.leases.Delete(leases.DeleteRequest(id=self.GUARD, sync=True), metadata=self.plain, timeout=30)
+        self.leases.Delete(leases.DeleteRequest(id=self.GUARD, sync=True), metadata=self.plain, timeout=60)
 
     def objects(self) -> set[Key]:
         found: set[Key] = set()

@@ -104,7 +104,7 @@ class Podman:
         self, *words: str | Path, check: bool = True, **options: Any
     ) -> subprocess.CompletedProcess[str]:
         """One podman call. Raises CommandFailed unless `check` is false or the status is 0."""
-        options = {"capture_output": True, "text": True, "timeout": 60, "env": self.environment()} | options
+        options = {"capture_output": True, "text": True, "timeout": 120, "env": self.environment()} | options
         if "input" not in options:
             options = {"stdin": subprocess.DEVNULL} | options
         done = subprocess.run(self.command(words), check=False, **options)

@@ -40,7 +40,7 @@ def docker(shared: OurDockerd) -> Iterator[OurDockerd]:
     shared.clean()
     shared("network", "prune", "--force")
     assert names_of_networks(shared) == {"bridge", "host", "none"}
-    eventually(lambda: leftovers(shared) == [])
+    eventually(lambda: not leftovers(shared), what=f"nothing left of: {leftovers(shared)}")
 
 
 def names_of_networks(docker: OurDockerd) -> set[str]:

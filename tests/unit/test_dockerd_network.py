@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable
@@ -502,8 +503,10 @@ class TestDocuments:
         sandbox = Sandbox(container=ID, name="box", mode="net", endpoints=[endpoint], dns_ports=(1, 2))
         kept = SandboxFiles(folder)
         kept.write(sandbox)
-        with open(f"{folder}/broken.json", "w") as file:
-            file.write("{")
+        for name in ("broken.json", f"{ID}.new"):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write("{")
         assert SandboxFiles(folder).load() == [sandbox]
+        assert os.listdir(folder) == [f"{ID}.json"]
         kept.remove(ID)
         assert SandboxFiles(folder).load() == []

@@ -19,6 +19,10 @@ KIND: Final = "networks"
 """Of the records in `State`."""
 
 
+DRAFT: Final = ".new"
+"""How the name of a file ends that is being written."""
+
+
 class PoolRecord(msgspec.Struct, kw_only=True):
     """One subnet. `gateway` is an address without prefix; `configured`: the user chose the subnet."""
 
@@ -132,16 +136,22 @@ class SandboxFiles:
     def write(self, sandbox: Sandbox) -> None:
         """Whole or not at all, for a reader after a crash of ours (not of the host)."""
         path = self._path(sandbox.container)
-        draft = path.with_suffix(".new")
-        draft.write_bytes(msgspec.json.encode(sandbox))
-        os.replace(draft, path)
+        draft = path.with_suffix(DRAFT)
+        try:
+            draft.write_bytes(msgspec.json.encode(sandbox))
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
 
     def remove(self, container: str) -> None:
         self._path(container).unlink(missing_ok=True)
 
     def load(self) -> list[Sandbox]:
-        """Every one; a broken file is removed, it names nothing that can be undone."""
+        """Every one. A broken file and a half-written one name nothing that can be undone, and are removed."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for draft in self._folder.glob(f"*{DRAFT}"):
+            draft.unlink()
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:

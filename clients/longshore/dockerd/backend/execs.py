@@ -26,7 +26,9 @@ from longshore.dockerd.records import Document
 from longshore.dockerd.spec import process as processes
 
 DRAIN_SECONDS: Final = 2.0
-"""For the last output of an exec that has ended; whoever inherited its pipes may keep them for ever."""
+"""For the last output of an exec that has ended to arrive; whoever inherited its pipes may keep them for ever."""
+HEIRS_BLOCKS: Final = 64
+"""More than pipes hold: what comes behind it is not the ended process's."""
 KEPT_SECONDS: Final = 300.0
 """How long an ended exec can be inspected."""
 
@@ -86,6 +88,18 @@ class _Pipes:
 
     def __init__(self, process: Process) -> None:
         self._streams = process.streams
+        self._blocks = 0
+        self._idle = True
+        """Nothing is on its way to the client."""
+
+    async def settle(self, reading: asyncio.Future[Any]) -> None:
+        """Of a process that has ended: until `reading` is done, or has passed on all, however slow the client is."""
+        limit = self._blocks + HEIRS_BLOCKS
+        await asyncio.wait((reading,), timeout=DRAIN_SECONDS)
+        before = -1
+        while not reading.done() and self._blocks < limit and not (self._idle and self._blocks == before):
+            before = self._blocks
+            await asyncio.wait((reading,), timeout=DRAIN_SECONDS / 8)
 
     async def output(self) -> AsyncIterator[tuple[str, bytes]]:
         if self._streams is None:
@@ -93,12 +107,14 @@ class _Pipes:
         queue: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(16)
         readers = {"stdout": self._streams.stdout, "stderr": self._streams.stderr}
         pumps = [
-            asyncio.create_task(_pump(name, reader, queue)) for name, reader in readers.items() if reader
+            asyncio.create_task(self._pump(name, reader, queue)) for name, reader in readers.items() if reader
         ]
         left = len(pumps)
         try:
             while left:
+                self._idle = queue.empty()
                 item = await queue.get()
+                self._idle = False
                 if item is None:
                     left -= 1
                 else:
@@ -108,6 +124,14 @@ class _Pipes:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
+    async def _pump(self, name: str, reader: Reader, queue: asyncio.Queue[tuple[str, bytes] | None]) -> None:
+        try:
+            async for block in reader:
+                self._blocks += 1
+                await queue.put((name, block))
+        finally:
+            await queue.put(None)
+
     async def write(self, data: bytes) -> None:
         if self._streams is not None and self._streams.stdin is not None:
             await self._streams.stdin.write(data)
@@ -115,14 +139,6 @@ class _Pipes:
     async def close_stdin(self) -> None:
         if self._streams is not None and self._streams.stdin is not None:
             await self._streams.stdin.close()
-
-
-async def _pump(name: str, reader: Reader, queue: asyncio.Queue[tuple[str, bytes] | None]) -> None:
-    try:
-        async for block in reader:
-            await queue.put((name, block))
-    finally:
-        await queue.put(None)
 
 
 async def _dropped(pipes: _Pipes) -> None:
@@ -280,12 +296,13 @@ class Execs:
         wishes = attach.Wishes(
             body.attach_stdin, outputs, body.tty, not body.tty, detach.parse(body.detach_keys)
         )
-        joined = asyncio.ensure_future(attach.join(connection, _Pipes(found.process), wishes))
+        pipes = _Pipes(found.process)
+        joined = asyncio.ensure_future(attach.join(connection, pipes, wishes))
         over = asyncio.ensure_future(found.over.wait())
         try:
             await asyncio.wait((joined, over), return_when=asyncio.FIRST_COMPLETED)
             if over.done():
-                await asyncio.wait((joined,), timeout=DRAIN_SECONDS)
+                await pipes.settle(joined)
             elif joined.exception() is None and not joined.result():
                 await over  # the output has ended first: the client will ask for the exit code
             elif joined.exception() is None:
@@ -307,10 +324,11 @@ class Execs:
 
     async def _drain(self, found: Exec) -> None:
         assert found.process is not None
-        reading = asyncio.ensure_future(_dropped(_Pipes(found.process)))
+        pipes = _Pipes(found.process)
+        reading = asyncio.ensure_future(_dropped(pipes))
         try:
             await found.over.wait()
-            await asyncio.wait((reading,), timeout=DRAIN_SECONDS)
+            await pipes.settle(reading)
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
@@ -328,11 +346,12 @@ class Execs:
         await self.start(found, Wish(terminal=False, detach=False))
         assert found.process is not None
         output = bytearray()
-        reading = asyncio.ensure_future(_collected(_Pipes(found.process), output, limit))
+        pipes = _Pipes(found.process)
+        reading = asyncio.ensure_future(_collected(pipes, output, limit))
         try:
             async with asyncio.timeout(seconds):
                 await found.over.wait()
-            await asyncio.wait((reading,), timeout=DRAIN_SECONDS)
+            await pipes.settle(reading)
         except BaseException:
             with suppress(Error):
                 await found.process.kill(9)

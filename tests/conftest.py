@@ -9,16 +9,19 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from support import gostate, leaks, parallel, require, soak
 from support.folders import short_folder
 
 # The same examples at every run: a test that fails now and then is no gate. `make soak` looks further.
-settings.register_profile("test", derandomize=True, database=None, deadline=None)
-settings.register_profile("soak", max_examples=2000, database=None, deadline=None)
+# Nor one that measures how long the machine takes to think of them.
+UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("test", derandomize=True, database=None, **UNTIMED)
+settings.register_profile("soak", max_examples=2000, database=None, **UNTIMED)
 settings.load_profile("soak" if soak.SOAK else "test")
 
 OWN_FOLDER = pytest.StashKey[str]()

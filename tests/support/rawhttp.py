@@ -7,7 +7,7 @@ import socket
 import ssl
 from typing import Any
 
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 class Raw:

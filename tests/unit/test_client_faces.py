@@ -86,15 +86,16 @@ class Store(ContainersServicer):
 
     def __init__(self) -> None:
         self.headers: dict[str, Any] = {}
-        self.cancelled = threading.Event()
+        self.begun, self.cancelled = threading.Event(), threading.Event()
 
     async def Get(self, request: Any, context: Any) -> Any:
         self.headers = dict(context.invocation_metadata())
         if request.id == "known":
             return pb.GetContainerResponse(container=pb.Container(id="known"))
         if request.id == "slow":
+            self.begun.set()
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
@@ -170,9 +171,12 @@ async def test_the_core_on_our_own_loop(server: tuple[str, Store]) -> None:
 async def test_cancelling_a_call_reaches_the_server(server: tuple[str, Store]) -> None:
     address, store = server
     async with core.AsyncClient(address) as client:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(client.containers.get("slow"), 0.2)
-        assert await asyncio.to_thread(store.cancelled.wait, 5)
+        asking = asyncio.ensure_future(client.containers.get("slow"))
+        assert await asyncio.to_thread(store.begun.wait, 60)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await asyncio.to_thread(store.cancelled.wait, 60)
 
 
 def test_nobody_listens(short_tmp: Path) -> None:

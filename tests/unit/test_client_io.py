@@ -101,7 +101,7 @@ async def test_a_reader_that_waits_reads_the_end_when_it_is_closed() -> None:
     loop.add_reader(number, arrived.set)
     assert await waiting == b""
     os.write(sink, b"x")
-    await asyncio.wait_for(arrived.wait(), 20)
+    await asyncio.wait_for(arrived.wait(), 60)
     loop.remove_reader(number)
     for fd in {number, other, source, sink}:
         os.close(fd)

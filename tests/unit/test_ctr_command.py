@@ -17,7 +17,7 @@ CTR = [sys.executable, "-m", "longshore.ctr.main"]
 
 
 def ctr(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CTR, *words], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run([*CTR, *words], capture_output=True, text=True, timeout=120, check=False)
 
 
 def members(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

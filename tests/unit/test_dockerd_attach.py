@@ -62,7 +62,7 @@ def wishes(**changes: object) -> Wishes:
 
 
 async def within(work: object) -> bool:
-    return await asyncio.wait_for(work, 5)  # type: ignore[arg-type]
+    return await asyncio.wait_for(work, 60)  # type: ignore[arg-type]
 
 
 async def test_the_output_goes_on_after_the_end_of_the_input() -> None:

@@ -105,13 +105,13 @@ async def test_a_client_that_is_not_ours() -> None:
                 async with session.ws_connect(path) as client:
                     send: Any = getattr(client, sends)
                     await send(b"abc")
-                    message = await client.receive(5)
+                    message = await client.receive(60)
                     assert message.type == gets
                     assert message.data in (b"ABC", "ABC")
                     await client.ping(b"?")
                     data = os.urandom(50000).hex().encode()
                     await send(data)
-                    message = await client.receive(5)
+                    message = await client.receive(60)
                     assert len(message.data) == 100000
             answer = await session.get("http://x/shout")
             assert answer.status == 400

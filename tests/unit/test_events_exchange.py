@@ -42,7 +42,7 @@ async def exchange(tmp_path: Path) -> AsyncIterator[Exchange]:
 async def take(subscription: Subscription, count: int) -> list[str]:
     """The topics of the next events, and one look further, so that the last counts as delivered."""
     topics: list[str] = []
-    async with asyncio.timeout(5), aclosing(subscription.events()) as events:
+    async with asyncio.timeout(60), aclosing(subscription.events()) as events:
         async for event in events:
             topics.append(event.topic)
             subscription._cursor = event.sequence

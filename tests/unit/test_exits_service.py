@@ -222,7 +222,7 @@ async def test_stop_ends_streams(stub: Any, service: ExitsService) -> None:
     await call.write(report(1))
     await call.read()
     service.stop()
-    assert await asyncio.wait_for(call.read(), 5) is grpc.aio.EOF
+    assert await asyncio.wait_for(call.read(), 60) is grpc.aio.EOF
     assert await call.code() == grpc.StatusCode.OK
 
 

@@ -84,7 +84,7 @@ class Pair:
 
     def run(self) -> None:
         """Until the forwarder has nothing left."""
-        self.loop.later(10, self.loop.stop)
+        self.loop.later(60, self.loop.stop)
         while not self.forwarder.idle():
             self.loop.turn()
 

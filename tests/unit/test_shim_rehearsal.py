@@ -15,9 +15,10 @@ def test_every_call_of_the_life_works_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearsal, "ROUNDS", 2)
-    before = os.listdir("/proc/self/fd")
+    before = set(os.listdir("/proc/self/fd"))
     assert rehearsal.rehearse(str(tmp_path)) == []
-    assert os.listdir("/proc/self/fd") == before
+    # Fewer are none of its business: what earlier tests left to the collector may go meanwhile.
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert not list(tmp_path.iterdir())
 
 

@@ -176,11 +176,14 @@ def directories(short_tmp: Path) -> Directories:
     return directories
 
 
-def make_manager(directories: Directories, starter: Starter, store: Store) -> Manager:
+PATIENT = Timeouts(load=60, state=60, shutdown=60)
+
+
+def make_manager(
+    directories: Directories, starter: Starter, store: Store, timeouts: Timeouts = PATIENT
+) -> Manager:
     settings = Settings("/run/c.sock", "/run/c.sock.ttrpc", "/bin/containerd", "2.3.4", "/run/s", "info", {})
-    return Manager(
-        directories, settings, starter, store, timeouts=Timeouts(load=0.5, state=0.5, shutdown=0.5)
-    )
+    return Manager(directories, settings, starter, store, timeouts=timeouts)
 
 
 @pytest.fixture
@@ -391,9 +394,9 @@ async def test_stopping_ends_waits_and_leaves_shims_alone(
     assert (heard.exits, heard.deletes) == ([], [])
 
 
-async def restart(manager: Manager, starter: Starter, store: Store) -> Manager:
+async def restart(manager: Manager, starter: Starter, store: Store, timeouts: Timeouts = PATIENT) -> Manager:
     await manager.close()
-    successor = make_manager(manager.directories, starter, store)
+    successor = make_manager(manager.directories, starter, store, timeouts)
     await Recovery(successor, lambda namespace, id: BUILTIN).run()
     return successor
 
@@ -495,7 +498,7 @@ async def test_shim_that_hangs_at_boot_is_dead(
         writer.close()
 
     hanging = await asyncio.start_unix_server(never, starter.shims["c1"].path)
-    successor = await restart(manager, starter, store)
+    successor = await restart(manager, starter, store, Timeouts(load=0.1, state=0.1, shutdown=0.1))
     assert heard.exits == [("c1", PID, 137)]
     hanging.close()
     await successor.close()

@@ -56,7 +56,7 @@ async def path(tmp_path: Path, shim: Shim) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def client(path: str) -> AsyncIterator[aio.Client]:
-    client = await aio.Client.connect(f"unix://{path}", timeout=5)
+    client = await aio.Client.connect(f"unix://{path}", timeout=60)
     yield client
     client.close()
 
@@ -118,7 +118,7 @@ async def test_closing_fails_calls_in_flight(client: aio.Client) -> None:
     client.close()
     with pytest.raises(aio.Closed, match="ttrpc: closed"):
         await waiting
-    await asyncio.wait_for(client.closed, 5)
+    await asyncio.wait_for(client.closed, 60)
     with pytest.raises(aio.Closed):
         await state(client, "late")
 
@@ -126,13 +126,13 @@ async def test_closing_fails_calls_in_flight(client: aio.Client) -> None:
 async def test_stopped_server_is_noticed(tmp_path: Path, shim: Shim) -> None:
     server = aio.Server({SERVICE: {"State": aio.Method(StateRequest, shim.state)}})
     await server.start(str(tmp_path / "s"))
-    client = await aio.Client.connect(f"unix://{tmp_path}/s", timeout=5)
+    client = await aio.Client.connect(f"unix://{tmp_path}/s", timeout=60)
     waiting = asyncio.create_task(state(client, "slow"))
     await state(client, "first")
     await server.stop()
     with pytest.raises(aio.Closed):
         await waiting
-    await asyncio.wait_for(client.closed, 5)
+    await asyncio.wait_for(client.closed, 60)
 
 
 async def test_socket_mode_and_stale_socket(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ async def test_raw_frames(path: str) -> None:
     decoder = frames.Decoder()
     answers: list[frames.Frame] = []
     while len(answers) < 4:
-        answers += decoder.feed(await asyncio.wait_for(reader.read(65536), 5))
+        answers += decoder.feed(await asyncio.wait_for(reader.read(65536), 60))
     writer.close()
     results = []
     for frame in answers:

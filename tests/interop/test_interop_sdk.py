@@ -15,7 +15,14 @@ from typing import TypeAlias
 
 import pytest
 
-from longshore.api.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
+from longshore.api.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OutOfRange,
+    Unavailable,
+)
 from longshore.api.types.task import task_pb2
 from longshore.client import PIPE, AsyncClient, Client, LogURI, Null, Pipes
 from longshore.client.oci import host_platform
@@ -250,6 +257,19 @@ def test_an_ingest_is_resumed(client: Client) -> None:
             if writer.offset < len(data):
                 writer.write(data[writer.offset :])
             assert writer.commit(size=len(data)) == f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+async def test_an_ingest_in_use_is_waited_for(core: AsyncClient) -> None:
+    """By those who write a whole blob: two imports of one image, or the next after one that was killed."""
+    data = b"in use"
+    async with core.leased() as leased:
+        async with leased.content.writer("held", size=len(data)):
+            waiting = asyncio.create_task(leased.content.write("held", data))
+            with pytest.raises(Unavailable, match="locked"):
+                async with leased.content.writer("held", size=len(data)):
+                    pass
+            assert not waiting.done()
+        assert await waiting == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def test_a_lease_holds_what_is_made_with_it(client: Client) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -24,6 +24,7 @@ Info = pb.Info
 Status = pb.Status
 
 CHUNK = 1 << 20  # bytes a message; the store's own reads come in the same size
+_LOCKED_DELAYS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # seconds between looks at an ingest that is in use
 
 
 def digest_of(data: bytes) -> str:
@@ -151,8 +152,31 @@ class Content:
             yield writer
             with translated():
                 await call.done_writing()
+            # With the end of the call the store lets go of the ingest: whoever opens it next finds it free.
+            with suppress(Exception):  # the one that ended it has been told to whoever asked
+                while isinstance(await call.read(), pb.WriteContentResponse):
+                    pass
         finally:
             call.cancel()
+
+    @asynccontextmanager
+    async def awaited_writer(self, ref: str, *, size: int = 0, expected: str = "") -> AsyncIterator[Writer]:
+        """As `writer`, but an ingest in use is waited for: another client's, or one whose client was just killed."""
+        import asyncio
+
+        looks = 0
+        while True:
+            opened = False
+            try:
+                async with self.writer(ref, size=size, expected=expected) as writer:
+                    opened = True
+                    yield writer
+                return
+            except Unavailable as error:
+                if opened or "locked" not in error.message:
+                    raise
+            await asyncio.sleep(_LOCKED_DELAYS[min(looks, len(_LOCKED_DELAYS) - 1)])
+            looks += 1
 
     async def write(
         self,
@@ -168,7 +192,7 @@ class Content:
             size, expected = len(data), expected or digest_of(data)
         seen = hashlib.sha256()
         try:
-            async with self.writer(ref, size=size, expected=expected) as writer:
+            async with self.awaited_writer(ref, size=size, expected=expected) as writer:
                 await self._send(writer, data, None if expected else seen)
                 return await writer.commit(size=size, expected=expected, labels=labels)
         except AlreadyExists:  # without saying which blob it is

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound, Unavailable
+from longshore.api.errors import AlreadyExists, DataLoss, FailedPrecondition, NotFound
 from longshore.client import oci
 from longshore.client.content import Writer, ingest_ref
 from longshore.client.leases import PULLING_LABEL, Resource
@@ -52,15 +52,6 @@ DEEPEST_INDEX = 8
 INTERRUPTED = "longshore.io/interrupted-pull"  # a lease's label: the image's name
 OWNER = "longshore.io/pulled-by"
 KEPT_FOR = 24 * 3600  # seconds
-LOCKED_DELAYS = (
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-)  # seconds between looks at an ingest that another pull writes
-
 
 Recorder = Callable[["AsyncClient", "DescriptorMessage", Sequence["DescriptorMessage"]], Awaitable[None]]
 """Given a client with the pull's lease, what was resolved, and the manifests that were wanted."""
@@ -379,23 +370,10 @@ class _Pull:
             raise BadContent(error.message) from None
         self._report("downloaded", blob, blob.size)
 
-    @asynccontextmanager
-    async def _ingest(self, blob: Descriptor) -> AsyncIterator[Writer]:
+    def _ingest(self, blob: Descriptor) -> AbstractAsyncContextManager[Writer]:
         """Open the ingest; one that another client is writing is waited for. Raises AlreadyExists."""
         ref = ingest_ref(message_of(blob))
-        looks = 0
-        while True:
-            opened = False
-            try:
-                async with self._client.content.writer(ref, size=blob.size, expected=blob.digest) as writer:
-                    opened = True
-                    yield writer
-                return
-            except Unavailable as error:
-                if opened or "locked" not in error.message:
-                    raise
-            await asyncio.sleep(LOCKED_DELAYS[min(looks, len(LOCKED_DELAYS) - 1)])
-            looks += 1
+        return self._client.content.awaited_writer(ref, size=blob.size, expected=blob.digest)
 
     async def _drop(self, blob: Descriptor) -> None:
         try:

@@ -210,6 +210,7 @@ class Content(Face[content.Content]):
     statuses = blocking(content.Content.statuses)
     abort = blocking(content.Content.abort)
     writer = managing(content.Content.writer, ContentWriter)
+    awaited_writer = managing(content.Content.awaited_writer, ContentWriter)
     write = blocking(content.Content.write)
     walk = iterating(content.Content.walk)
     list = blocking(content.Content.list)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from support import goparts, require, session
+from support import goparts, require, session, soak
 from support.dockerd import PARTS, AnyDockerd, Dockerd
 from support.folders import short_folder
 from support.ourdockerd import PARTS as OUR_PARTS
@@ -62,7 +62,8 @@ def reference() -> dict[int, Said]:
     return play(Dockerd("real", cli=session.which_cli()))
 
 
-@pytest.fixture(scope="module", params=STACKS)
+# What is another's containerd below ours is also test_dockerd_survival's business.
+@pytest.fixture(scope="module", params=STACKS if soak.SOAK else ["ours"])
 def answers(request: pytest.FixtureRequest) -> Iterator[dict[int, Said]]:
     require.go(*OUR_PARTS)
     yield play(STACKS[request.param]())

@@ -21,7 +21,7 @@ import pytest
 # Seconds that files took, run by themselves. Those that aren't here take few, and keep their places.
 LONG = {
     "test_interop_our_ctr": 230,
-    "test_dockerd_session": 200,
+    "test_dockerd_session": 130,
     "test_dockerd_crash": 120,
     "test_tasks_lives": 75,
     "test_registry_pull": 74,

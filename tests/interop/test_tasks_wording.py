@@ -66,6 +66,8 @@ CREATED: dict[str, Deed] = {
     "create again": lambda api: api.create("c1"),
     "pause": ask("Pause"),
     "resume": ask("Resume"),
+    "exec": lambda api: api.exec("c1", "e0", "/bin/true"),
+    "wait for exec": lambda api: api.wait("c1", "e0"),
 }
 RUNNING: dict[str, Deed] = {
     "start again": lambda api: api.start("c1"),
@@ -82,6 +84,7 @@ RUNNING: dict[str, Deed] = {
     "resize unknown exec": ask("ResizePty", exec_id="nope"),
     "resize without terminal": ask("ResizePty", width=1, height=1),
     "exec a missing program": lambda api: api.exec("c1", "e1", "/no/such"),
+    "wait for what never started": lambda api: api.wait("c1", "e1"),
     "exec, id taken": lambda api: api.exec("c1", "e1", "true"),
 }
 ENDED: dict[str, Deed] = {
@@ -89,6 +92,7 @@ ENDED: dict[str, Deed] = {
     "start": lambda api: api.start("c1"),
     "pause": ask("Pause"),
     "exec": lambda api: api.exec("c1", "e2", "true"),
+    "resize without terminal": ask("ResizePty", width=1, height=1),
 }
 # These have containers of their own.
 BAD_RUNTIME = {"unknown": "io.containerd.nope.v1", "relative": "a/b", "absent": "/no/such/shim"}

@@ -112,6 +112,13 @@ BY_CODE: dict[int, type[Error]] = {
 }
 
 
+def undecodable(error: Exception) -> str:
+    """What protobuf's DecodeError means, in the words of Go's library and without the names of ours."""
+    if "UTF-8" in str(error):
+        return "proto: string field contains invalid UTF-8"
+    return "proto: cannot parse invalid wire-format data"
+
+
 def from_code(code: int, message: str) -> Error:
     """The error a peer meant by a non-zero gRPC status code; unknown numbers become `Error`."""
     return BY_CODE.get(code, Error)(message)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from longshore.api import typeurls
-from longshore.api.errors import Error, InvalidArgument
+from longshore.api.errors import Error, InvalidArgument, undecodable
 from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions, Options
 from longshore.linux import files
 
@@ -21,6 +23,8 @@ DEFAULT_ROOT = "/run/containerd/runc"
 OPTIONS_FILE = "options.json"
 # What clients call the usual runtime: dockerd names it in every request. Here that is ours; a path picks the original.
 USUAL_BINARY = "runc"
+
+Decoded = TypeVar("Decoded", Options, CheckpointOptions)
 
 
 class RuntimeFailure(Error):
@@ -123,9 +127,16 @@ def settings_from(options: Any) -> Settings:
         return Settings()
     if name != Options.DESCRIPTOR.full_name:
         raise InvalidArgument(f"unsupported runtime options type {options.type_url!r}: invalid argument")
-    given = Options.FromString(options.value)
+    given = _decoded(Options, options)
     settings = Settings(**{ours: getattr(given, theirs) for ours, theirs in _NAMES.items()})
     return settings._replace(binary="") if settings.binary == USUAL_BINARY else settings
+
+
+def _decoded(kind: type[Decoded], options: Any) -> Decoded:
+    try:
+        return kind.FromString(options.value)
+    except DecodeError as error:
+        raise InvalidArgument(f"{options.type_url}: {undecodable(error)}: invalid argument") from None
 
 
 _CHECKPOINT_FLAGS = {
@@ -141,7 +152,7 @@ def image_from(options: Any, path: str, work: str) -> tuple[Image, bool]:
     name = typeurls.type_name(options) or options.type_url
     if name not in ("", CheckpointOptions.DESCRIPTOR.full_name):
         raise InvalidArgument(f"unsupported checkpoint options type {options.type_url!r}: invalid argument")
-    given = CheckpointOptions.FromString(options.value)
+    given = _decoded(CheckpointOptions, options)
     image = Image(
         path=path or given.image_path,
         work=given.work_path or work,

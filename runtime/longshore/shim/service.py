@@ -15,7 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError, Message
 
 from longshore.api import typeurls
-from longshore.api.errors import InvalidArgument, NotFound, Unavailable, Unimplemented
+from longshore.api.errors import InvalidArgument, NotFound, Unavailable, Unimplemented, undecodable
 from longshore.api.runtime.task.v3 import shim_pb2 as api
 from longshore.api.types.runc.options.oci_pb2 import ProcessDetails
 from longshore.api.types.task.task_pb2 import ProcessInfo, Status
@@ -71,7 +71,9 @@ class Service:
         try:
             request = kind.FromString(payload)
         except DecodeError as error:
-            raise InvalidArgument(f"unmarshal {kind.__name__}: {error}: invalid argument") from None
+            raise InvalidArgument(
+                f"unmarshal {kind.__name__}: {undecodable(error)}: invalid argument"
+            ) from None
         return await run(request)
 
     async def _state(self, request: api.StateRequest) -> Message:

@@ -29,10 +29,11 @@ from longshore.api.runtime.task.v3.shim_pb2 import CreateTaskRequest, ExecProces
 from longshore.linux import files, mounts
 from longshore.linux.cgroup import layout
 from longshore.linux.cgroup.manager import Cgroup
+from longshore.oci.errors import explain
 from longshore.shim import console, oom, runtime, stats, stdio
 from longshore.shim.direct import Direct
 from longshore.shim.events import Publisher
-from longshore.shim.loop import Loop, spawn
+from longshore.shim.loop import Loop, Promise, spawn
 from longshore.shim.oom import OomWatch
 from longshore.shim.process import Container, Process
 from longshore.shim.reaper import Exit, Reaper
@@ -222,12 +223,13 @@ class Tasks:
         if request.exec_id in container.execs:
             raise AlreadyExists(f"id {request.exec_id}: already exists")
         container.init.check("exec")
-        try:
-            json.loads(request.spec.value)
-        except ValueError as error:
-            raise InvalidArgument(f"process spec is no JSON: {error}: invalid argument") from None
+        spec = request.spec.value
+        process = _json(spec, "process spec")
+        if isinstance(process, dict) and bool(process.get("terminal")) != request.terminal:
+            # The request decides, for the streams are its.
+            spec = json.dumps(process | {"terminal": request.terminal}).encode()
         streams = Streams(request.stdin, request.stdout, request.stderr, request.terminal)
-        container.execs[request.exec_id] = Process(container.id, request.exec_id, streams, request.spec.value)
+        container.execs[request.exec_id] = Process(container.id, request.exec_id, streams, spec)
         added = events.TaskExecAdded(container_id=container.id, exec_id=request.exec_id)
         self._publish(container, "/tasks/exec-added", added)
 
@@ -240,7 +242,7 @@ class Tasks:
             process.starting = True
             try:
                 if exec_id:
-                    await self._start_exec(container, process)
+                    await self._try_exec(container, process)
                 elif container.image is not None:
                     await self._restore(container, container.image)
                 else:
@@ -293,12 +295,22 @@ class Tasks:
             cgroup = Cgroup(container.cgroup_paths, container.cgroup_version)
             container.direct = Direct(self._loop, made["directory"], cgroup)
 
+    async def _try_exec(self, container: Container, process: Process) -> None:
+        """Start an exec; who waits for one that could not be started is told at once, of no status and no time."""
+        if process.exited.done:
+            process.exited = Promise()  # of an earlier try
+        try:
+            await self._start_exec(container, process)
+        except Exception:
+            process.exited.resolve(Exit(0, 0))
+            raise
+
     async def _start_exec(self, container: Container, process: Process) -> None:
         if container.init.ending is not None or container.init.state == "stopped":
             raise FailedPrecondition(
                 f"container {container.id} init process is not running: failed precondition"
             )
-        if container.init.state != "running":
+        if container.init.state == "paused" or container.image is not None:
             raise Error(f"cannot exec in a {container.init.state} state")
 
         def work(console_path: str) -> int:
@@ -494,6 +506,7 @@ class Tasks:
         container = self.container(id)
         async with container.init.lock:
             container.init.check("update")
+            _json(resources, "LinuxResources")
             await self._workers.run(lambda: container.runtime.update(id, resources))
 
     async def stats(self, id: str) -> tuple[str, bytes]:
@@ -507,7 +520,8 @@ class Tasks:
     def resize(self, id: str, exec_id: str, width: int, height: int) -> None:
         """Set the size of a terminal; without one, nothing."""
         process = self.process(id, exec_id)
-        process.check("resize")
+        if exec_id or process.streams.terminal:
+            process.check("resize")
         if process.stdio is not None and process.stdio.master >= 0:
             console.resize(process.stdio.master, width, height)
 
@@ -531,6 +545,14 @@ def _created(request: CreateTaskRequest, pid: int) -> events.TaskCreate:
         checkpoint=request.checkpoint,
         pid=pid,
     )
+
+
+def _json(data: bytes, what: str) -> Any:
+    """Raises InvalidArgument."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InvalidArgument(f"{what} is no JSON: {error}: invalid argument") from None
 
 
 def _kill_error(error: Error) -> Error:
@@ -579,7 +601,10 @@ def _mount_here(container: Container, rootfs: Sequence[mounts.Mount]) -> None:
     runtime.save(container.bundle, container.settings)
     if container.settings.shim_cgroup:
         _move_into_cgroup(os.getppid(), container.settings.shim_cgroup)
-    mounts.mount_all(rootfs, f"{container.bundle}/rootfs")
+    try:
+        mounts.mount_all(rootfs, f"{container.bundle}/rootfs")
+    except OSError as error:
+        raise Error(f"failed to mount rootfs component: {explain(error)}") from None
 
 
 def _made(container: Container, pid: int, oom_event: int) -> dict[str, Any]:

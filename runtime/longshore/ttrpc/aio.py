@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from google.protobuf.message import DecodeError, Message
 
-from longshore.api.errors import DeadlineExceeded, Error, InvalidArgument, Unimplemented
+from longshore.api.errors import DeadlineExceeded, Error, InvalidArgument, Unimplemented, undecodable
 from longshore.ttrpc.client import Calls
 from longshore.ttrpc.server import Call, Connection
 
@@ -247,7 +247,7 @@ class _Peer(asyncio.Protocol):
         try:
             request = method.request.FromString(call.payload)
         except DecodeError as error:
-            raise InvalidArgument(f"unmarshal request: {error}: invalid argument") from None
+            raise InvalidArgument(f"unmarshal request: {undecodable(error)}: invalid argument") from None
         try:
             async with asyncio.timeout(call.timeout_nano / 1e9 if call.timeout_nano > 0 else None):
                 return await method.handler(request, call.metadata)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from longshore.api.errors import Error, Internal, Unavailable, from_code
+from longshore.api.errors import Error, Internal, Unavailable, from_code, undecodable
 from longshore.api.ttrpc.request_pb2 import KeyValue, Request, Response
 from longshore.ttrpc import frames
 
@@ -71,7 +71,7 @@ def _result(frame: frames.Frame) -> Result:
     try:
         response.ParseFromString(frame.data)
     except DecodeError as error:
-        return Result(frame.stream, b"", Internal(f"unmarshal response: {error}"))
+        return Result(frame.stream, b"", Internal(f"unmarshal response: {undecodable(error)}"))
     if response.status.code:
         return Result(frame.stream, b"", from_code(response.status.code, response.status.message))
     return Result(frame.stream, response.payload, None)

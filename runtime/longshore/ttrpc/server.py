@@ -13,7 +13,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 from google.rpc.status_pb2 import Status
 
-from longshore.api.errors import Error, InvalidArgument
+from longshore.api.errors import Error, InvalidArgument, undecodable
 from longshore.api.ttrpc.request_pb2 import Request, Response
 from longshore.ttrpc import frames
 
@@ -103,7 +103,7 @@ def _decode(frame: frames.Frame) -> Call:
     try:
         request.ParseFromString(frame.data)
     except DecodeError as error:
-        raise InvalidArgument(f"unmarshal request: {error}: invalid argument") from None
+        raise InvalidArgument(f"unmarshal request: {undecodable(error)}: invalid argument") from None
     metadata: dict[str, list[str]] = {}
     for pair in request.metadata:
         metadata.setdefault(pair.key.lower(), []).append(pair.value)

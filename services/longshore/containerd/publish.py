@@ -21,7 +21,7 @@ def publish(address: str, namespace: str, topic: str, payload: bytes) -> None:
     try:
         event = Any.FromString(payload)
     except DecodeError as error:
-        raise errors.InvalidArgument(f"stdin is not a serialised Any: {error}") from None
+        raise errors.InvalidArgument(f"stdin is not a serialised Any: {errors.undecodable(error)}") from None
     headers = ((namespaces.GRPC_HEADER, namespace),)
     with grpc.insecure_channel(f"unix:{address}") as channel:
         try:

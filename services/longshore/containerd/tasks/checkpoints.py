@@ -19,7 +19,7 @@ from typing import IO, Final
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
-from longshore.api.errors import AlreadyExists, InvalidArgument, Unimplemented
+from longshore.api.errors import AlreadyExists, Error, InvalidArgument
 from longshore.api.services.containers.v1.containers_pb2 import Container
 from longshore.api.types.descriptor_pb2 import Descriptor
 from longshore.api.types.runc.options.oci_pb2 import CheckpointOptions
@@ -84,10 +84,10 @@ class Checkpoints:
     async def unpack(self, scope: Scope, checkpoint: Descriptor, folder: str) -> None:
         """Make `folder` with the images of a stored checkpoint; on failure it is gone again.
 
-        Raises Unimplemented for another media type, NotFound, InvalidArgument for what is no such archive.
+        Raises Error for another media type, NotFound, InvalidArgument for what is no such archive.
         """
         if checkpoint.media_type != IMAGES:
-            raise Unimplemented(f"unsupported checkpoint type {checkpoint.media_type!r}: not implemented")
+            raise Error(f'unsupported checkpoint type "{checkpoint.media_type}"')
         blob = await self._content.open(scope, checkpoint.digest)
         with os.fdopen(blob.fd, "rb") as archive:
             await asyncio.to_thread(_unpack, archive, checkpoint.digest, folder)

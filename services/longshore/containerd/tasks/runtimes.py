@@ -19,7 +19,14 @@ from typing import NamedTuple
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError
 
-from longshore.api.errors import DeadlineExceeded, Error, InvalidArgument, NotFound, Unavailable
+from longshore.api.errors import (
+    DeadlineExceeded,
+    Error,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    undecodable,
+)
 from longshore.api.runtime.task.v3.shim_pb2 import DeleteResponse
 from longshore.containerd.tasks import bootstrap
 from longshore.containerd.tasks.bootstrap import Bootstrap
@@ -173,7 +180,7 @@ class Program:
         try:
             return DeleteResponse.FromString(output)
         except DecodeError as error:
-            raise Error(f"shim delete: answer {output[:200]!r}: {error}: unknown") from None
+            raise Error(f"shim delete: answer {output[:200]!r}: {undecodable(error)}: unknown") from None
 
     async def _input(self, options: Any | None) -> bytes:
         """The stdin of ``start``: BootstrapParams for ours and for Go shims since 2.3, serialized options before."""

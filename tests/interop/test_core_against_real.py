@@ -148,6 +148,7 @@ def _namespaces() -> Iterator[Call]:
     yield call("Update", update(namespace=namespace("ns-a", x="3"), update_mask=mask("name")))
     yield call("Update", update(namespace=namespace("ns-a", w="5")))
     yield call("Update", update(namespace=namespace("ns-new", w="5")))
+    yield call("Update", update(namespace=namespace("ns-never")))
     yield call("Update", update(namespace=namespace("")))
     yield call("Update", update(namespace=namespace("ns-a", **{"k" * 100: "v" * 4000})))
     yield call("Get", namespaces.GetNamespaceRequest(name="ns-a"))
@@ -525,6 +526,7 @@ def _events() -> Iterator[Call]:
     yield publish("/a/b", namespace="no no")
     for topic in ("/a/b", "/a", "", "/", "a", "a/b", "/a/", "//", "/a//b", "/a b", "/a-/b", "/" + "a" * 77):
         yield publish(topic)
+    yield Call("Events.Publish", events.PublishRequest(topic="no-slash"))
 
     def forward(**fields: Any) -> Call:
         whole: dict[str, Any] = {

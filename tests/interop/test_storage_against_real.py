@@ -144,6 +144,7 @@ def write_session(s: Session) -> None:
     s.write("no namespace", start, namespace="")
     s.write("no message")
     s.write("bad namespace", start, namespace="a/b")
+    s.write("no ref and no namespace", request(action=STAT), namespace="")
     s.write("expected is nonsense", request(action=STAT, ref="x", expected="foo"))
     s.write("begin", start)
     s.write("half", start, half)
@@ -155,6 +156,7 @@ def write_session(s: Session) -> None:
     s.write("other total", request(action=STAT, ref="r1", total=12))
     s.write("unknown action", request(action=7, ref="neg"))
     full = (request(action=STAT, ref="r3"), request(action=WRITE, data=DATA))
+    s.write("commit without offset", *full, request(action=COMMIT, total=11, expected=DIGEST))
     s.write("wrong size", *full, request(action=COMMIT, offset=11, total=5))
     resumed = request(action=STAT, ref="r3")
     s.write("wrong digest", resumed, request(action=COMMIT, offset=11, expected=NOBODY))
@@ -230,6 +232,9 @@ def content_session(s: Session) -> None:
             name,
             s.stream(s.content.Read, content.ReadContentRequest(digest=DIGEST, offset=offset, size=size)),
         )
+    s.note("blobs, bad filter", s.stream(s.content.List, content.ListContentRequest(filters=["size="])))
+    call("statuses, bad filter", "ListStatuses", content.ListStatusesRequest(filters=["ref="]))
+    call("status without namespace", "Status", content.StatusRequest(ref="r1"), namespace="")
     call("status of nobody", "Status", content.StatusRequest(ref="none"))
     call("statuses", "ListStatuses", content.ListStatusesRequest(filters=["ref==r1", "ref==neg"]))
     call("abort", "Abort", content.AbortRequest(ref="r1"))
@@ -282,6 +287,9 @@ def snapshot_session(s: Session) -> None:
     view("view", key="v1", parent="base")
     view("view of nothing", key="v0")
     commit("commit a view", key="v1", name="vv")
+    call("usage of a view", "Usage", snapshots.UsageRequest, key="v1")
+    commit("commit nothing to a name that is taken", key="zz", name="base")
+    commit("commit a committed one to itself", key="base", name="base")
     commit("second layer", key="c1", name="two")
     prepare("prepare on two", key="c3", parent="two")
     view("view of two", key="v4", parent="two")
@@ -306,6 +314,7 @@ def snapshot_session(s: Session) -> None:
 
     listed("snapshots")
     listed("snapshots, filtered", "kind==committed", "name~=^c", "parent==base,labels.x")
+    listed("snapshots with a parent", "parent")
     listed("snapshots, bad filter", "kind=")
     listed("snapshots of nobody", snapshotter="")
     request = snapshots.ListSnapshotsRequest(snapshotter="overlayfs")
@@ -377,6 +386,8 @@ def diff_session(s: Session) -> None:
             diffs.DiffRequest(left=left, right=right, media_type=LAYER), metadata=s.headers()
         ),
     )
+    nothing = diffs.DiffRequest(media_type=LAYER + "+gzip")
+    s.note("diff of nothing", lambda: s.diff.Diff(nothing, metadata=s.headers()))
     for name, media_type in (("zstd", LAYER + "+zstd"), ("unknown", "foo")):
         request = diffs.DiffRequest(left=left, right=right, media_type=media_type)
         s.note(f"diff {name}", lambda request=request: s.diff.Diff(request, metadata=s.headers()))  # type: ignore[misc]

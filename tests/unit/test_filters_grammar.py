@@ -114,7 +114,7 @@ BAD = {
 def test_bad_syntax_is_pointed_at(text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         filters.compile([text])
-    assert caught.value.message == f"filters: parse error: {BAD[text]}: invalid argument: invalid argument"
+    assert caught.value.message == f"filters: parse error: {BAD[text]}: invalid argument"
 
 
 def test_several_strings_are_alternatives() -> None:

@@ -138,6 +138,11 @@ def _zstd(fd: int, head: bytes) -> Iterator[bytes]:
 # -- the other way ------------------------------------------------------------------------------------------
 
 
+# A layer without entries, as Go's gzip packs it: BuildKit and others know it by this blob's digest.
+_EMPTY_TAR = bytes(1024)
+_EMPTY_GZIP = bytes.fromhex("1f8b08000000000000ff621805a360148c5800080000ffff2eafb5ef00040000")
+
+
 class _Compressor(Protocol):
     def compress(self, data: bytes, /) -> bytes: ...
 
@@ -152,13 +157,31 @@ class _Nothing:
         return b""
 
 
+class _Gzip:
+    def __init__(self) -> None:
+        # wbits 31 = gzip with an empty header: no name and no time, so that equal trees give equal blobs.
+        self._compressor: _Compressor = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
+        self._begun = False
+        self._held = b""
+
+    def compress(self, data: bytes, /) -> bytes:
+        """An empty tar must come in one piece to be known, as `Sink` sees to."""
+        if not self._begun and data == _EMPTY_TAR:
+            self._held = data
+        else:
+            data, self._held = self._held + data if self._held else data, b""
+        self._begun = True
+        return b"" if self._held else self._compressor.compress(data)
+
+    def flush(self) -> bytes:
+        return _EMPTY_GZIP if self._held else self._compressor.flush()
+
+
 def _compressor(kind: str) -> _Compressor:
     if kind == NONE:
         return _Nothing()
     if kind == GZIP:
-        # wbits 31 = gzip with an empty header: no name and no time, so that equal trees give equal blobs.
-        compressor: _Compressor = isal_zlib.compressobj(2, isal_zlib.DEFLATED, 31)
-        return compressor
+        return _Gzip()
     if kind == ZSTD:
         return zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
     raise ValueError(f"unknown compression {kind!r}")

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
-from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
@@ -46,6 +45,7 @@ from longshore.containerd.events.subscriptions import SubscriptionFile
 from longshore.containerd.gc import plugin as gc
 from longshore.containerd.gc.collector import Collect, Tied
 from longshore.containerd.gc.holds import Holds
+from longshore.containerd.healthcheck import Health
 from longshore.containerd.images.service import ImagesService
 from longshore.containerd.introspection.service import IntrospectionService
 from longshore.containerd.leases.service import LeasesService
@@ -114,7 +114,7 @@ class Kit:
     tied: list[Tied] = field(default_factory=list)
     differs: dict[str, Differ] = field(default_factory=dict)
     introspection: IntrospectionService = field(init=False)
-    health: health.HealthServicer = field(init=False)
+    health: Health = field(init=False)
     manager: Manager = field(init=False)
     tasks: TasksService = field(init=False)
     sandbox_controllers: dict[str, Controller] = field(default_factory=dict)
@@ -160,7 +160,7 @@ def _events(kit: Kit) -> None:
 
 def _healthcheck(kit: Kit) -> None:
     """SERVING once the daemon listens; `daemon` says so."""
-    kit.health = health.HealthServicer()
+    kit.health = Health()
     add_HealthServicer_to_server(kit.health, kit.server)  # type: ignore[arg-type]
 
 

@@ -45,6 +45,14 @@ def compile(filters: Sequence[str]) -> Filter:
     return lambda lookup: any(all(test(lookup) for test in tests) for tests in parsed)
 
 
+def of_records(filters: Sequence[str]) -> Filter:
+    """`compile` for the services of records, where containerd says twice that an argument is invalid."""
+    try:
+        return compile(filters)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{error.message}: invalid argument") from None
+
+
 def _always(_lookup: Lookup) -> bool:
     return True
 
@@ -74,7 +82,7 @@ def parse(text: str) -> list[Filter]:
         return _Parser(text).selectors()
     except _Syntax as error:
         where = f"filters: parse error: {_pointed(text, error.position)}"
-        raise InvalidArgument(f"{where}: {error.message}: invalid argument: invalid argument") from None
+        raise InvalidArgument(f"{where}: {error.message}: invalid argument") from None
 
 
 def _pointed(text: str, position: int) -> str:

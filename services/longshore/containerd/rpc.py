@@ -49,6 +49,7 @@ MAX_MESSAGE = 200_000
 
 # Set on handlers that know what to do with `Garbage`.
 _TAKES_GARBAGE = "takes_garbage"
+_IN_A_STREAM = "grpc: failed to unmarshal the received message: "
 
 
 class Call:
@@ -125,7 +126,7 @@ def server_stream(
     @functools.wraps(method)
     async def handler(self: Self_, request: Request, context: Context) -> None:
         if type(request) is Garbage:
-            await _refuse_garbage(context, cast(Garbage, request))
+            await _refuse_garbage(context, cast(Garbage, request), _IN_A_STREAM)
         await _send_all(method(self, request, Call(context)), context, method)
 
     setattr(handler, _TAKES_GARBAGE, True)
@@ -163,7 +164,7 @@ async def _send_all(answers: AsyncGenerator[Any, None], context: Context, method
 async def _checked(requests: AsyncIterator[Request]) -> AsyncIterator[Request]:
     async for request in requests:
         if type(request) is Garbage:
-            raise errors.Internal(f"grpc: error unmarshalling request: {cast(Garbage, request).reason}")
+            raise errors.Internal(_IN_A_STREAM + cast(Garbage, request).reason)
         yield request
 
 
@@ -254,8 +255,10 @@ class Garbage:
         self.reason = reason
 
 
-async def _refuse_garbage(context: Context, garbage: Garbage) -> NoReturn:
-    await context.abort(grpc.StatusCode.INTERNAL, f"grpc: error unmarshalling request: {garbage.reason}")
+async def _refuse_garbage(
+    context: Context, garbage: Garbage, words: str = "grpc: error unmarshalling request: "
+) -> NoReturn:
+    await context.abort(grpc.StatusCode.INTERNAL, words + garbage.reason)
 
 
 def encoded(kind: type[Kind], data: bytes) -> Kind:
@@ -279,7 +282,7 @@ def _deserializer(from_string: Callable[[bytes], Any]) -> Callable[[bytes], Any]
         try:
             return from_string(data)
         except DecodeError as error:
-            return Garbage(str(error))
+            return Garbage(errors.undecodable(error))
 
     return deserialize
 
@@ -349,12 +352,13 @@ class Registrar(grpc.GenericRpcHandler):
 
 
 def _unknown(method: str, services: Sequence[str]) -> grpc.RpcMethodHandler[Any, Any]:
-    service, _, name = method.removeprefix("/").rpartition("/")
-    text = (
-        f"unknown method {name} for service {service}"
-        if service in services
-        else f"unknown service {service}"
-    )
+    service, slash, name = method.removeprefix("/").rpartition("/")
+    if not slash:
+        text = f'malformed method name: "{method}"'
+    elif service in services:
+        text = f"unknown method {name} for service {service}"
+    else:
+        text = f"unknown service {service}"
 
     async def refuse(_requests: AsyncIterator[bytes], context: Context) -> None:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)

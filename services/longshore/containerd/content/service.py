@@ -97,7 +97,12 @@ class ContentService(ContentServicer):
 
     @rpc.unary()
     async def Status(self, request: StatusRequest, call: rpc.Call) -> StatusResponse:
-        return StatusResponse(status=_status_message(await self._store.status(_scope(call), request.ref)))
+        try:
+            scope = _scope(call)
+        except errors.Error as error:
+            text = f'could not get status for ref "{request.ref}": {error.message}'
+            raise type(error)(text) from None
+        return StatusResponse(status=_status_message(await self._store.status(scope, request.ref)))
 
     @rpc.unary()
     async def ListStatuses(self, request: ListStatusesRequest, call: rpc.Call) -> ListStatusesResponse:
@@ -108,12 +113,12 @@ class ContentService(ContentServicer):
     async def Write(
         self, requests: AsyncIterator[WriteContentRequest], call: rpc.Call
     ) -> AsyncGenerator[WriteContentResponse, None]:
-        scope = _scope(call)
         request = await anext(aiter(requests), None)
         if request is None:
             raise errors.Error("EOF")
         if not request.ref:
             raise errors.InvalidArgument("first message must have a reference")
+        scope = _scope(call)
         opening = asyncio.get_running_loop().create_task(
             self._store.writer(scope, request.ref, total=request.total, expected=request.expected)
         )
@@ -184,8 +189,8 @@ class _Session:
         writer = self._writer
         if request.offset > 0 and request.offset != writer.offset:
             raise errors.OutOfRange(f"write @{request.offset} must occur at current offset {writer.offset}")
-        # An offset that isn't given means the start, unless there is nothing to be written.
-        if request.offset <= 0 < writer.offset and (request.data or request.action == WriteAction.WRITE):
+        # An offset that isn't given means the start, in a COMMIT as well.
+        if request.offset <= 0 < writer.offset:
             await writer.restart()
         await writer.write(request.data)
 

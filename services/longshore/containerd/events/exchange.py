@@ -193,10 +193,8 @@ def _compiled(filters: Sequence[str]) -> filtering.Filter:
     try:
         return filtering.compile(filters)
     except errors.InvalidArgument as error:
-        text = error.message.removesuffix(": invalid argument")
-        raise errors.InvalidArgument(
-            f"subscription error: failed parsing subscription filters: {text}"
-        ) from None
+        text = f"subscription error: failed parsing subscription filters: {error.message}"
+        raise errors.InvalidArgument(text) from None
 
 
 def validate(namespace: str, topic: str) -> None:

@@ -13,7 +13,7 @@ from longshore.api.services.events.v1.events_pb2 import ForwardRequest, PublishR
 from longshore.api.services.events.v1.events_pb2_grpc import EventsServicer
 from longshore.api.types.event_pb2 import Envelope
 from longshore.containerd import rpc
-from longshore.containerd.events.exchange import Exchange
+from longshore.containerd.events.exchange import Exchange, validate
 from longshore.containerd.metadata.store import Event
 from longshore.containerd.times import nanoseconds, timestamp
 
@@ -39,6 +39,7 @@ class EventsService(EventsServicer):
             namespace = call.namespace
         except errors.Error as error:
             raise type(error)(f"failed publishing event: {error.message}") from None
+        validate(namespace, request.topic)
         if not request.HasField("event"):
             raise errors.InvalidArgument("event must be set: invalid argument")
         await self._exchange.publish(namespace, request.topic, request.event)

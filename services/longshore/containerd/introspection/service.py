@@ -48,7 +48,7 @@ class IntrospectionService(IntrospectionServicer):
 
     @rpc.unary()
     async def Plugins(self, request: PluginsRequest, call: rpc.Call) -> PluginsResponse:
-        keep = filtering.compile(request.filters)
+        keep = filtering.of_records(request.filters)
         messages = [_message(plugin) for plugin in self._plugins]
         return PluginsResponse(plugins=[message for message in messages if keep(lookup(message))])
 

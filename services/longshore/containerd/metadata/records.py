@@ -45,7 +45,7 @@ async def answer(
 def _passing(
     connection: sqlite3.Connection, table: str, order: str, namespace: str, filters: Sequence[str], see: See
 ) -> Iterator[bytes]:
-    keep = None if filtering.matches_all(filters) else filtering.compile(filters)
+    keep = None if filtering.matches_all(filters) else filtering.of_records(filters)
     statement = f"SELECT record FROM {table} WHERE namespace = ? ORDER BY {order}"
     for (record,) in connection.execute(statement, (namespace,)):
         if keep is None or keep(see(record)):

@@ -85,7 +85,9 @@ class NamespacesService(NamespacesServicer):
             labels = labelling.loads(row[0]) if row and keys else {}
             for key in keys or given:
                 labelling.copy_one(labels, given, key)
-            _write(transaction, name, labels)
+            # One without labels is not made by being updated.
+            if row or labels:
+                _write(transaction, name, labels)
             transaction.publish(name, "/namespaces/update", NamespaceUpdate(name=name, labels=given))
             return labels
 

@@ -145,6 +145,8 @@ class LocalSnapshotter:
 
     async def usage(self, scope: Scope, key: str) -> Usage:
         row = self._read(scope, key)
+        if row.kind == Kind.VIEW:
+            return Usage(0, 0)  # nothing of its own
         if row.inodes:
             return Usage(row.size, row.inodes)
         usage = await self._measure(row.number)
@@ -332,16 +334,14 @@ class LocalSnapshotter:
     ) -> bool:
         """Whether `name` is taken: the lease of the one that has it must be kept, so that this is no error here."""
         namespace = scope.namespace
-        row = self._load(transaction, scope, key)
         transaction.lease_resource(namespace, scope.lease, self._resource, name)
-        if transaction.one(_ROW, (namespace, self.name, name)) is not None and name != key:
+        if transaction.one(_ROW, (namespace, self.name, name)) is not None:
             return True
+        row = self._load(transaction, scope, key)
         if row.kind != Kind.ACTIVE:
             raise errors.FailedPrecondition(
                 f'failed to commit snapshot: snapshot "{_long_name(scope, row)}" is not active: failed precondition'
             )
-        if name == key:
-            return True
         if parent and parent != row.parent:
             raise errors.Unimplemented(
                 f"snapshotter {self.name} can't move a snapshot to a parent: not implemented"
@@ -552,7 +552,7 @@ def _lookup(info: Info) -> filtering.Lookup:
             case ["name", *_]:
                 return info.name or None
             case ["parent", *_]:
-                return info.parent or None
+                return info.parent
             case ["labels", *key]:
                 return labelling.lookup(info.labels, key)
             case _:

@@ -44,7 +44,7 @@ def index() -> Iterator[str]:
     """Its address: on loopback, so plain HTTP will do."""
     Index.asked, Index.answer = [], json.dumps({"results": RESULTS}).encode()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        serving = threading.Thread(target=server.serve_forever)
+        serving = threading.Thread(target=server.serve_forever, args=(0.01,))
         serving.start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -218,15 +218,19 @@ def _extract(packages: list[str], target: Path) -> None:
     downloads = CACHE / "downloads"
     shutil.rmtree(downloads, ignore_errors=True)
     downloads.mkdir(parents=True)
-    _apt("download", *packages, cwd=downloads)
+    try:
+        _apt("download", *packages, cwd=downloads)
+    except Missing:  # a list that is hours old may name what the archive has replaced since
+        _refresh_lists(older_than=0)
+        _apt("download", *packages, cwd=downloads)
     for archive in downloads.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive, target], check=True, capture_output=True)
     shutil.rmtree(downloads)
 
 
-def _refresh_lists() -> None:
+def _refresh_lists(older_than: float = LISTS_ARE_FRESH_FOR) -> None:
     stamp = CACHE / "apt" / "updated"
-    if stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_ARE_FRESH_FOR:
+    if stamp.exists() and time.time() - stamp.stat().st_mtime < older_than:
         return
     (CACHE / "apt" / "lists" / "partial").mkdir(parents=True, exist_ok=True)
     (CACHE / "apt" / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import random
@@ -28,6 +29,8 @@ from support.host import PrivateHost, child_of
 # bcrypt of "secret" for the user "anna": docker-registry takes no other hash.
 HTPASSWD = "anna:$2b$05$pOlS5pxjmEdKHramLUnJuul2W3qMu1ecwgBJPidrrNIVV0vpMu61m\n"
 USER, PASSWORD = "anna", "secret"
+
+_PORTS = itertools.count(random.randrange(1000))
 
 
 class Registry:
@@ -129,12 +132,13 @@ class Registry:
 def free_port() -> int:
     """A TCP port of loopback that nobody listens on just now.
 
-    Below those that the kernel gives to clients, and each worker of a test run
-    has its own thousand: what is found free stays so until it is used.
+    Below those that the kernel gives to clients, each worker of a test run has
+    its own thousand, and none comes twice before all have been there: what is
+    found free stays so until it is used.
     """
     first = 20000 + 1000 * (parallel.number() % 12)
     while True:
-        port = first + random.randrange(1000)
+        port = first + next(_PORTS) % 1000
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port

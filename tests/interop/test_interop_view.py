@@ -200,6 +200,14 @@ def remount(target: str, *options: str) -> Edit:
     return edit
 
 
+def together(*edits: Edit) -> Edit:
+    def edit(config: Config, folder: Path) -> None:
+        for each in edits:
+            each(config, folder)
+
+    return edit
+
+
 def saying(command: str) -> Edit:
     """One more command in the script."""
 
@@ -284,6 +292,12 @@ VARIANTS: dict[str, list[Edit]] = {
     "bind through a link": [
         prepared("ln -s /etc/../bound rootfs/link; mkdir rootfs/bound"),
         mount("/link/deeper", "bind", "source", "rbind"),
+    ],
+    "bind, remounted": [bind("bind"), mount("/bound", "bind", "source", "bind", "remount", "ro")],
+    "bind of a file to a dangling link": [
+        prepared("ln -s ../run/there rootfs/etc/link"),
+        mount("/etc/link", "bind", "source/file", "bind"),
+        saying("ls -l /etc/link /run | cut -c1"),
     ],
     "bind into a bind": [bind("rbind"), mount("/bound/below", "bind", "source", "rbind", "ro")],
     "tmpfs with options": [
@@ -488,9 +502,10 @@ def bundle() -> Iterator[tuple[Path, str]]:
         watch = Watch([folder], [name])
         try:
             yield folder, name
-        finally:
+        except BaseException:
             watch.remove_cgroups()
-        watch.check()
+            raise
+        watch.check(removing_cgroups=True)
 
 
 @contextmanager
@@ -644,6 +659,17 @@ REFUSED: dict[str, tuple[Edit, str | None]] = {
     "mount in proc": (
         mount("/proc/sys/x", "tmpfs", "tmpfs"),
         "refused by name; runc fails to make the folder",
+    ),
+    "file over a folder": (
+        mount("/tmp", "bind", "source/file", "bind"),
+        "runc adds the flags of its mount",
+    ),
+    "unified on version 1": (resources(unified={"memory.max": "1"})[0], "ours names the step"),
+    "too few shares": (resources(cpu={"shares": 1})[0], "another step is named"),
+    "swappiness of 101": (resources(memory={"swappiness": 101})[0], "another step is named"),
+    "unmapped user": (
+        together(*USER, put("process.user", {"uid": 70000})),
+        None,
     ),
     "unknown filesystem": (mount("/x", "nofs", "nofs"), "fsopen says it, not mount"),
     "cpu not there": (resources(cpu={"cpus": "77"})[0], "runc adds what it wrote"),

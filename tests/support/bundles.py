@@ -96,7 +96,7 @@ class Bundle:
             options["input"] = text
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
-        return subprocess.run(command, text=True, cwd=self.folder, timeout=60, check=False, **options)
+        return subprocess.run(command, text=True, cwd=self.folder, timeout=120, check=False, **options)
 
     def do(self, *words: str | Path, **options: Any) -> str:
         """The same, which must succeed; its output."""
@@ -145,6 +145,4 @@ def bundle(runtime: list[str | Path]) -> Iterator[Bundle]:
             yield made
         finally:
             made.call("delete", "--force", "c")
-            if runtime[0] == goparts.path("runc"):
-                watch.remove_cgroups()
-        watch.check()
+        watch.check(removing_cgroups=runtime[0] == goparts.path("runc"))

@@ -90,9 +90,8 @@ class Longshore:
                     self._remove_tasks()
                     self.stop()
                 if self._go_runtimes:
-                    self.watch.remove_cgroups()
                     gostate.remove(self.namespace)
-                self.watch.check()
+                self.watch.check(removing_cgroups=self._go_runtimes)
             except BaseException:
                 self._put_away()
                 if error is None:

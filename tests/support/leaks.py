@@ -35,10 +35,16 @@ class Watch:
             *self._runtime_state(),
         ]
 
-    def check(self, within: float = SETTLES_WITHIN) -> None:
-        """AssertionError that lists what is still there after `within` seconds."""
+    def check(self, within: float = SETTLES_WITHIN, *, removing_cgroups: bool = False) -> None:
+        """AssertionError that lists what is still there after `within` seconds.
+
+        `removing_cgroups` is for Go's runtimes: again and again, as the kernel
+        calls a cgroup busy until its last process is buried.
+        """
         deadline = time.monotonic() + within
         while left := self.left():
+            if removing_cgroups:
+                self.remove_cgroups()
             if time.monotonic() > deadline:
                 raise AssertionError("left behind:\n  " + "\n  ".join(left))
             time.sleep(0.02)

@@ -120,7 +120,8 @@ class Podman:
         self("rm", "--all", "--force", "--time", "0", "--volumes")
 
     def _leaves_nothing(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self.watch.remove_cgroups()  # podman leaves its conmons' group
         if error is None:
-            self.watch.check()
+            self.watch.check(removing_cgroups=True)  # podman leaves its conmons' group
+        else:
+            self.watch.remove_cgroups()
         return False

@@ -61,10 +61,10 @@ class RealContainerd:
             if self._process is not None:
                 host.stop(self._process, self.pid)
             self.host.close()
-            self.watch.remove_cgroups()
             if error is None:
-                self.watch.check()
+                self.watch.check(removing_cgroups=True)
             else:
+                self.watch.remove_cgroups()
                 error.add_note(f"the real containerd's log ends with:\n{process.tail(self.log)}")
 
     def start(self) -> None:

@@ -52,7 +52,7 @@ def connected(path: Path, count: int, words: bytes = b"") -> Iterator[list[socke
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
         for client in clients:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(str(path))
             try:
                 client.sendall(words)
@@ -68,6 +68,7 @@ def descriptors(pid: int) -> int:
 @pytest.mark.parametrize("twin", ["", ".ttrpc"])
 def test_nonsense_and_silence(twin: str) -> None:
     with Longshore() as daemon:
+        assert daemon.go_ctr("version").returncode == 0
         before = descriptors(daemon.pid)
         path = daemon.address.with_name(daemon.address.name + twin)
         with ExitStack() as stack:

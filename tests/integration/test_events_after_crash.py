@@ -58,7 +58,9 @@ async def _life(daemon: Longshore, base: int, heard: list[int]) -> list[int]:
             asyncio.create_task(_publish_for_ever(stub, answered, range(base + side, base + 1_000_000, 4)))
             for side in range(4)
         ]
-        await asyncio.sleep(0.1 + random.random() * 0.3)
+        while len(answered) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(random.random() * 0.3)
         await asyncio.to_thread(daemon.kill9)
         await asyncio.gather(listener, *sides)
     return answered
@@ -80,7 +82,6 @@ async def test_every_answered_event_is_heard_in_order_across_kills() -> None:
                 heard.append(int(envelope.event.value))
                 if heard[-1] == -1:
                     break
-    assert len(answered) > ROUNDS  # a busy machine answers few before each kill
     assert set(answered) <= set(heard)
     assert len(heard) - len(set(heard)) <= ROUNDS
     for side in range(4):

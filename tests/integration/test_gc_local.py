@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -230,10 +229,8 @@ async def test_very_many_blobs(world: World) -> None:
         edges.rebuild(transaction)
 
     await world.store.write(fill)
-    begun = time.monotonic()
     done = await world.collector.collect()
     assert len(done.removed) == count // 2
-    assert time.monotonic() - begun < 10
     again = await world.collector.collect()
     assert (again.removed, again.pause) == ((), 0.0)
     print(

@@ -8,7 +8,6 @@ import os
 import signal
 import struct
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,7 +113,7 @@ def test_ten_megabytes_pass_whole_and_delete_waits_for_them(task: Task) -> None:
         pump.start()
         assert task.wait() == 0
         task.delete()
-        pump.join(20)
+        pump.join()
     assert len(received[0]) == 10 << 20
     assert set(received[0]) == {ord("x")}
 
@@ -393,7 +392,7 @@ def test_bad_requests_leave_nothing(task: Task, fields: dict[str, object]) -> No
     before = fds(task)
     with pytest.raises(Error):
         task.create(**fields)
-    assert fds(task) == before
+    until(lambda: fds(task) <= before)
     task.create()
 
 
@@ -405,7 +404,7 @@ def test_failed_start_of_exec(shims: Shims, task: Task) -> None:
     with pytest.raises(Error, match="OCI runtime exec failed: "):
         task.start("e1")
     task.delete("e1")
-    assert fds(task) == before
+    until(lambda: fds(task) <= before)
     assert "/tasks/exec-started" not in shims.events.topics()
 
 
@@ -425,9 +424,9 @@ def test_storm_of_execs(shims: Shims, task: Task) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert statuses == {number: number for number in range(50)}
-    assert fds(task) == before
+    until(lambda: fds(task) <= before)
     shims.events.wait("/tasks/exit", id="e49")
     until(lambda: shims.events.topics().count("/tasks/exit") == 50)
     for number in range(50):
@@ -439,29 +438,28 @@ def test_storm_of_execs(shims: Shims, task: Task) -> None:
         assert mine == ["/tasks/exec-added", "/tasks/exec-started", "/tasks/exit"]
 
 
-@pytest.mark.alone
 def test_group_shares_a_shim_and_a_slow_hook_stops_nobody(shims: Shims) -> None:
     first, second = shims.start("g1", group="pod"), shims.start("g2", group="pod")
     assert first.address == second.address
     stdout = second.fifo("stdout")
     sh(second, "while true; do echo tick; sleep 0.05; done")
-    first.spec["hooks"] = {"poststart": [{"path": "/bin/sleep", "args": ["sleep", "5.0625"]}]}
+    begun, over = first.folder / "begun", first.fifo("over")
+    hook = f"touch {begun}; read line < {over}"
+    first.spec["hooks"] = {"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]}
     with reader(stdout) as out:
         second.create(stdout=str(stdout))
         second.start()
-        begun = time.monotonic()
         starting = threading.Thread(target=lambda: (first.create(), first.start()))
         starting.start()
-        until(lambda: b"sleep\x005.0625\0" in cmdlines())
-        asked = time.monotonic()
-        second.state()
-        assert time.monotonic() - asked < 0.1
+        until(begun.exists)
+        assert second.state().status == Status.RUNNING
         assert os.read(out, 65536) and os.read(out, 65536)
         if not shims.runtime:
             # Debian's runc runs this hook in create, when there is nothing to kill yet.
             first.kill(signal.SIGKILL)
-        assert starting.is_alive() and time.monotonic() - begun < 4
-        starting.join(20)
+        assert starting.is_alive()
+        over.write_text("\n")
+        starting.join()
         if not shims.runtime:
             assert first.wait() == 137
     if shims.runtime:
@@ -590,14 +588,3 @@ def fds(task: Task) -> int:
 
     until(steady)
     return counts[-1]
-
-
-def cmdlines() -> list[bytes]:
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                found.append(Path(f"/proc/{name}/cmdline").read_bytes())
-            except OSError:
-                continue
-    return found

@@ -25,7 +25,7 @@ from longshore.containerd.scope import Scope
 from longshore.containerd.snapshots.snapshotter import Kind
 from support.daemon import NO_COLLECTION, Longshore
 from support.layers import digest, layer, member
-from support.remote import RemoteContent, RemoteSnapshotter, channel
+from support.remote import RemoteContent, RemoteSnapshotter, RemoteWriter, channel
 from support.soak import times
 
 SCOPE = Scope("cancelled")
@@ -203,20 +203,15 @@ async def check_content(store: RemoteContent, root: Path) -> None:
     place = root / "io.containerd.content.v1.content"
     # Work that was begun goes on, and holds its ref until it is done; opening a ref waits a quarter of a second.
     for status in await store.statuses(SCOPE, []):
-        for attempt in range(40):
-            try:
-                await (await store.writer(SCOPE, status.ref)).close()
-                break
-            except errors.Unavailable:
-                assert attempt < 39
+        await (await freed(store, status.ref)).close()
     # So does an abort whose row is gone and whose directory isn't yet, or a commit the other way round.
-    for attempt in range(200):
+    for attempt in range(1200):
         known = {info.digest async for block in store.list(SCOPE, []) for info in block}
         files = {f"sha256:{name}" for name in os.listdir(place / "blobs" / "sha256")}
         uploads, rows = len(os.listdir(place / "ingest")), len(await store.statuses(SCOPE, []))
         if files == known and uploads == rows:
             break
-        assert attempt < 199, (files ^ known, uploads, rows)
+        assert attempt < 1199, (files ^ known, uploads, rows)
         await asyncio.sleep(0.05)
     for name in os.listdir(place / "blobs" / "sha256"):
         assert hashlib.sha256((place / "blobs" / "sha256" / name).read_bytes()).hexdigest() == name
@@ -224,11 +219,14 @@ async def check_content(store: RemoteContent, root: Path) -> None:
 
 async def check_snapshots(snapshotter: RemoteSnapshotter, root: Path) -> None:
     # A call that was cancelled may still be at work when the next one is answered: remove is, too.
-    for _ in range(3):
+    for attempt in range(1200):
         await snapshotter.cleanup()
-    rows = [info async for block in snapshotter.walk(SCOPE, []) for info in block]
-    directories = os.listdir(root / "io.containerd.snapshotter.v1.overlayfs" / "snapshots")
-    assert len(directories) == len(rows)
+        rows = [info async for block in snapshotter.walk(SCOPE, []) for info in block]
+        directories = os.listdir(root / "io.containerd.snapshotter.v1.overlayfs" / "snapshots")
+        if len(directories) == len(rows):
+            break
+        assert attempt < 1199, (directories, rows)
+        await asyncio.sleep(0.05)
     for info in rows:
         assert (await snapshotter.usage(SCOPE, info.name)).inodes >= 1
 
@@ -250,8 +248,18 @@ async def test_a_ref_is_free_when_its_writer_has_gone() -> None:
                 if number % 2:
                     await call.read()
                 call.cancel()
-                writer = await store.writer(SCOPE, "ref")
+                writer = await freed(store, "ref")
                 missing = (number + 1) * len(chunk) - writer.offset
                 assert missing in (0, len(chunk))
                 await writer.write(chunk[:missing])
                 await writer.close()
+
+
+async def freed(store: RemoteContent, ref: str) -> RemoteWriter:
+    """A writer of a ref whose last one goes: who opens it waits a quarter of a second for that, we wait longer."""
+    for attempt in range(240):
+        try:
+            return await store.writer(SCOPE, ref)
+        except errors.Unavailable:
+            assert attempt < 239
+    raise AssertionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
 SECONDS = 60.0
@@ -60,10 +61,12 @@ class Raw:
         if self._tls is None:
             self.socket.shutdown(socket.SHUT_WR)
             return
-        try:
+        # What has come with earlier bytes is taken out first: OpenSSL won't have it after our close_notify.
+        with suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            while part := self._tls.read(65536):
+                self._rest += part
+        with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
-        except ssl.SSLWantReadError:
-            pass
         self._flush()
 
     def receive(self) -> bytes:

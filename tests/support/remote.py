@@ -5,7 +5,7 @@ So one suite of tests runs over our classes, over our daemon, and over Debian's.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +14,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from longshore.api import errors
 from longshore.api.services.content.v1 import content_pb2 as content
@@ -53,7 +55,7 @@ def meaning(error: grpc.aio.AioRpcError) -> errors.Error:
 
 async def ask(call: Any, request: Any, scope: Scope) -> Any:
     try:
-        return await call(request, metadata=headers(scope), timeout=30)
+        return await call(request, metadata=headers(scope), timeout=60)
     except grpc.aio.AioRpcError as error:
         raise meaning(error) from None
 
@@ -64,6 +66,17 @@ async def read_stream(call: Any, request: Any, scope: Scope) -> AsyncIterator[An
             yield answer
     except grpc.aio.AioRpcError as error:
         raise meaning(error) from None
+
+
+async def send(call: Any, message: Message) -> None:
+    """Send on a stream, if the server still listens; what it said last is what a read answers.
+
+    Not by the call's own `write`: when the server has ended the stream, that takes the call for failed and
+    drops what is still to be read.
+    """
+    await call._metadata_sent.wait()
+    with contextlib.suppress(cygrpc.InternalError):
+        await call._cython_call.send_serialized_message(message.SerializeToString())
 
 
 class RemoteContent:
@@ -117,10 +130,7 @@ class RemoteWriter:
 
     async def ask(self, **fields: Any) -> None:
         try:
-            try:
-                await self._call.write(content.WriteContentRequest(**fields))
-            except asyncio.InvalidStateError:
-                pass  # the server has ended the call: its answer says why
+            await send(self._call, content.WriteContentRequest(**fields))
             answer = await self._call.read()
         except grpc.aio.AioRpcError as error:
             raise meaning(error) from None

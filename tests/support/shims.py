@@ -47,7 +47,7 @@ EVENTS: dict[str, type[Message]] = {
 }
 
 
-def until(condition: Callable[[], Any], within: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], within: float = 60.0) -> Any:
     """Wait for a condition that another process makes true; its value."""
     deadline = time.monotonic() + within
     while not (value := condition()):
@@ -73,7 +73,7 @@ class Events:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def all(self) -> list[tuple[str, Any]]:
         return [
@@ -136,10 +136,10 @@ class Task:
     def write_spec(self) -> None:
         (self.bundle / "config.json").write_text(json.dumps(self.spec))
 
-    def connect(self, timeout: float = 20) -> Client:
+    def connect(self, timeout: float = 60) -> Client:
         return Client(self.address, timeout=timeout)
 
-    def call(self, method: str, request: Message, reply: type[Any] = Empty, timeout: float = 20) -> Any:
+    def call(self, method: str, request: Message, reply: type[Any] = Empty, timeout: float = 60) -> Any:
         with self.connect(timeout) as client:
             return client.call(f"containerd.task.v{self.version}.Task", method, request, reply)
 
@@ -247,7 +247,7 @@ class Shims:
             input=stdin,
             capture_output=True,
             check=check,
-            timeout=30,
+            timeout=120,
         )
 
     def _alive(self, task: Task) -> bool:

@@ -66,7 +66,7 @@ class Subscription:
                 found.append(Exit(event.container_id, event.id, event.exit_status))
         return found
 
-    def until_heard(self, expected: Iterable[Exit], within: float = 20) -> None:
+    def until_heard(self, expected: Iterable[Exit], within: float = 60) -> None:
         """Return once every one of `expected` has been seen."""
         wanted = set(expected)
         eventually(lambda: wanted <= set(self.exits()), within, f"the subscriber has heard of {wanted}")

@@ -67,7 +67,7 @@ def spec(rootfs: Path | str, arguments: Sequence[str], cgroup: str) -> dict[str,
 
 
 class Api:
-    """``with Api(daemon.address, daemon.namespace) as api``; every call has a deadline of 30 s."""
+    """``with Api(daemon.address, daemon.namespace) as api``; every call has a deadline of 60 s."""
 
     def __init__(self, address: Path | str, namespace: str) -> None:
         self.namespace = namespace
@@ -85,7 +85,7 @@ class Api:
         self.channel.close()
 
     def _call(self, method: Any, request: Any) -> Any:
-        return method(request, metadata=self.metadata, timeout=30)
+        return method(request, metadata=self.metadata, timeout=60)
 
     def container(
         self,
@@ -223,7 +223,7 @@ class TaskEvents:
                 if event.container_id == id and (not topic or kind == f"/tasks/{topic}")
             ]
 
-    def until(self, id: str, topic: str, count: int = 1, within: float = 20) -> list[Any]:
+    def until(self, id: str, topic: str, count: int = 1, within: float = 60) -> list[Any]:
         """Wait for `count` events of `topic`; all of them."""
         with self._news:
             done = self._news.wait_for(lambda: len(self._matching(id, topic)) >= count, within)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any as Anything
 
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from longshore.api import errors
 from longshore.api.services.streaming.v1.streaming_pb2 import StreamInit
@@ -21,6 +19,7 @@ from longshore.api.types.transfer.progress_pb2 import Progress
 from longshore.api.types.transfer.registry_pb2 import AuthRequest, AuthResponse
 from longshore.api.types.transfer.streaming_pb2 import Data, WindowUpdate
 from longshore.api.typeurls import pack, type_name
+from support.remote import send
 
 
 class TransferClient:
@@ -60,7 +59,7 @@ class TransferClient:
             news.cancel()
             stream.cancel()
             raise
-        return await asyncio.wait_for(news, 10)
+        return await asyncio.wait_for(news, 60)
 
 
 class ClientStream:
@@ -73,14 +72,8 @@ class ClientStream:
         assert acknowledgement is not None and type_name(acknowledgement) == "google.protobuf.Empty"
 
     async def send(self, message: Message) -> None:
-        """Send, if the server still listens; what it said last is what `receive` answers.
-
-        Not by the call's own `write`: when the server has ended the stream, that takes the call for
-        failed and drops what is still to be read.
-        """
-        await self._call._metadata_sent.wait()
-        with contextlib.suppress(cygrpc.InternalError):
-            await self._call._cython_call.send_serialized_message(pack(message).SerializeToString())
+        """Send, if the server still listens; what it said last is what `receive` answers."""
+        await send(self._call, pack(message))
 
     async def receive(self) -> Any | None:
         message = await self._call.read()

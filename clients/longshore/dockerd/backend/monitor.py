@@ -39,6 +39,9 @@ LOST = 255
 Missed: TypeAlias = Mapping[tuple[str, int], Exit]
 """Exits by container and pid that were told while nobody listened."""
 
+Reconcile: TypeAlias = Callable[[Mapping[str, "State"], Missed], Awaitable[None]]
+"""Is given containerd's tasks by id, and the exits of those that are not among them."""
+
 
 def nanoseconds(stamp: Timestamp) -> int:
     return max(0, stamp.seconds * 1_000_000_000 + stamp.nanos)
@@ -53,12 +56,12 @@ class Monitor:
         self._working: set[asyncio.Task[None]] = set()
         self._seen_ns = 0
 
-    async def start(self, reconcile: Callable[[Missed], Awaitable[None]]) -> None:
+    async def start(self, reconcile: Reconcile) -> None:
         """Subscribe, reconcile, then follow; the first failure is raised, later ones are tried again."""
         since = min((live.record.state.started_ns for live in self._parts.registry if live.alive), default=0)
         subscription = await self._subscribe(since)
         try:
-            await reconcile(await self._replayed(subscription))
+            await reconcile(*await self._known(subscription))
         except BaseException:
             subscription.close()
             raise
@@ -76,7 +79,36 @@ class Monitor:
         filters = (f"namespace=={client.namespace},topic~=|^/tasks/|", f'topic=="{MARK}"')
         return await client.events.subscribe(*filters, since_time_ns=since_ns or time.time_ns())
 
-    async def _replayed(self, subscription: Subscription) -> Missed:
+    async def _known(self, subscription: Subscription) -> tuple[Mapping[str, State], Missed]:
+        """Containerd's tasks, and the exits of those that it has no more.
+
+        A task whose shim died a moment ago is in no list, and its exit may not be told yet: Wait tells it.
+        """
+        missed = await self._replayed(subscription)
+        asked: set[tuple[str, int]] = set()
+        while True:
+            tasks = {task.id: task for task in await self._parts.client.tasks.list()}
+            alive = [live for live in self._parts.registry if live.has_process and live.id not in tasks]
+            gone = {(live.id, live.record.state.pid) for live in alive} - missed.keys() - asked
+            if not gone:
+                return tasks, missed
+            waited = await asyncio.gather(*(self._waited(*each) for each in gone))
+            asked |= gone
+            missed |= {key: exit for key, exit in zip(gone, waited, strict=True) if exit is not None}
+            missed |= await self._replayed(subscription)
+
+    async def _waited(self, id: str, pid: int) -> Exit | None:
+        """How a task ended that has just gone, if containerd still says it; None for one that has just come."""
+        task = Task(self._parts.client.tasks, id)
+        with suppress(NotFound):
+            await task.state()
+            return None
+        with suppress(NotFound, TimeoutError):
+            async with asyncio.timeout(REPLAY_SECONDS):
+                return Exit(pid, *await task.wait())
+        return None
+
+    async def _replayed(self, subscription: Subscription) -> dict[tuple[str, int], Exit]:
         """Exits that the journal tells of; a mark of our own shows where it ends. Nothing without a journal."""
         if subscription.head is None:
             return {}
@@ -114,7 +146,7 @@ class Monitor:
             with suppress(Error):
                 subscription = await self._subscribe(self._seen_ns)
                 try:
-                    await self.reconcile(await self._replayed(subscription))
+                    await self.reconcile(*await self._known(subscription))
                 except BaseException:
                     subscription.close()
                     raise
@@ -156,9 +188,8 @@ class Monitor:
 
     # -- after a gap
 
-    async def reconcile(self, missed: Missed) -> None:
+    async def reconcile(self, found: Mapping[str, State], missed: Missed) -> None:
         """Compare what should run with what does. Raises Unavailable while containerd is not there."""
-        found = {task.id: task for task in await self._parts.client.tasks.list()}
         for live in self._parts.registry:
             if live.has_process and exit_of(live, found.get(live.id), missed) is not None:
                 self._spawn(self._look_again(live, live.record.state.pid, missed))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,10 @@ class Recovery:
         self._come_up = come_up
         self._starting: set[asyncio.Task[None]] = set()
 
-    async def run(self, missed: Missed) -> None:
+    async def run(self, found: Mapping[str, State], missed: Missed) -> None:
         """Returns when every record is true again; restart policies are followed in the background."""
         parts = self._parts
-        tasks = {task.id: task for task in await parts.client.tasks.list()}
+        tasks = dict(found)
         snapshots = {info.name async for info in self._walk_snapshots()}
         ended = []
         for live in parts.registry:

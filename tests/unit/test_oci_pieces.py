@@ -247,12 +247,36 @@ def test_the_example_is_good() -> None:
         ("linux.timeOffsets", {"monotonic": {}}, "TIME namespace"),
         ("linux.intelRdt", {"closID": "x"}, "Intel RDT is not supported or enabled"),
         ("hooks", {"poststart": [{"path": "relative"}]}, "not absolute"),
-        ("hooks", {"never": [{"path": "/x"}]}, "unknown hook kind"),
+        ("hooks", {"poststop": [{"path": "/x", "timeout": 0}]}, "not greater than zero"),
     ],
 )
 def test_bad_configurations(path: str, value: Any, message: str) -> None:
     with pytest.raises(InvalidConfig, match=message.replace("(", r"\(")):
         config.check(change(path, value))
+
+
+def test_what_nobody_knows_is_ignored() -> None:
+    config.check(change("hooks", {"never": [{"path": "relative"}]}))
+    config.check(change("linux.never", {"nothing": [1]}))
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"unified": {"memory.max": "1"}}, "cannot use unified on cgroup v1"),
+        ({"cpu": {"shares": 1}}, "the minimum allowed cpu-shares is 2"),
+        ({"cpu": {"shares": 262145}}, "the maximum allowed cpu-shares is 262144"),
+        ({"memory": {"swappiness": 101}}, "invalid memory swappiness value: 101"),
+        ({"devices": [{"allow": True, "type": "x"}]}, 'invalid cgroup device type "x"'),
+    ],
+)
+def test_limits_that_cannot_be(resources: dict[str, Any], message: str, tmp_path: Path) -> None:
+    from longshore.linux.cgroup import limits
+
+    paths = dict.fromkeys(("cpu", "memory", "devices", "cpuset"), str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        limits.apply_v1(paths, resources, device_rules="devices" in resources)
+    assert not list(tmp_path.iterdir())
 
 
 def test_maps_and_offsets() -> None:

@@ -63,7 +63,7 @@ def mask(names: Iterable[str]) -> tuple[int, list[str]]:
     """The bit mask of ``names``, and the names that are unknown."""
     bits, unknown = 0, []
     for name in names:
-        number = NUMBERS.get(name.upper())
+        number = NUMBERS.get(name)
         if number is None:
             unknown.append(name)
         else:

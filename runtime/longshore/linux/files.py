@@ -58,7 +58,7 @@ def mkdir_in_root(root: int, path: str, mode: int = 0o755) -> int:
             os.mkdir(name, mode, dir_fd=directory)
         except FileExistsError:
             # A dangling link: follow it (inside the root) and make what it points at.
-            target = _link(directory, name)
+            target = link_target(directory, name)
             if target is not None:
                 absolute = target if target.startswith("/") else f"{parent}/{target}"
                 return mkdir_in_root(root, absolute, mode)
@@ -67,7 +67,8 @@ def mkdir_in_root(root: int, path: str, mode: int = 0o755) -> int:
         os.close(directory)
 
 
-def _link(directory: int, name: str) -> str | None:
+def link_target(directory: int, name: str) -> str | None:
+    """What a link in ``directory`` points at; None if there is no such link."""
     try:
         return os.readlink(name, dir_fd=directory)
     except OSError:

@@ -151,7 +151,7 @@ def _architectures(library: _Library, context: int, wanted: Sequence[str]) -> li
     names = [name for name, token in ARCHITECTURES.items() if token == native]
     for name in wanted:
         if name not in ARCHITECTURES:
-            raise SeccompError(f"seccomp architecture {name} is not supported")
+            raise SeccompError(f"string {name} is not a valid arch for seccomp")
         if ARCHITECTURES[name] == native:
             continue
         result = library.plain("seccomp_arch_add", context, ARCHITECTURES[name])
@@ -178,7 +178,7 @@ def _add_group(library: _Library, context: int, group: dict[str, Any], default: 
 def _condition(argument: dict[str, Any]) -> tuple[int, bytes]:
     operator = OPERATORS.get(argument.get("op") or "")
     if operator is None:
-        raise SeccompError(f"seccomp operator {argument.get('op')} is not supported")
+        raise SeccompError(f"string {argument.get('op')} is not a valid operator for seccomp")
     index, value, second = (
         argument.get("index") or 0,
         argument.get("value") or 0,

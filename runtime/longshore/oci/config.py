@@ -57,13 +57,19 @@ def check(config: dict[str, Any]) -> None:
     _check_namespaces(config, linux, names)
     for key in linux.get("sysctl") or {}:
         _check_sysctl(key, names)
-    for kind in config.get("hooks") or {}:
-        if kind not in KINDS:
-            raise InvalidConfig(f"unknown hook kind {kind}")
-        for hook in config["hooks"][kind] or ():
+    _check_hooks(config.get("hooks") or {})
+    _check_unsupported(linux)
+
+
+def _check_hooks(hooks: dict[str, Any]) -> None:
+    # Kinds that we don't know are properties that we don't know: ignored.
+    for kind in KINDS:
+        for hook in hooks.get(kind) or ():
             if not (hook.get("path") or "").startswith("/"):
                 raise InvalidConfig(f"{kind} hook path {hook.get('path')!r} is not absolute")
-    _check_unsupported(linux)
+            timeout = hook.get("timeout")
+            if timeout is not None and timeout <= 0:
+                raise InvalidConfig(f"{kind} hook timeout {timeout} is not greater than zero")
 
 
 def check_process(process: dict[str, Any]) -> None:

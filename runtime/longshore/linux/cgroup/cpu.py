@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _TICKS = 100  # USER_HZ
 _NANOSECONDS = 1_000_000_000
+_LEAST, _MOST = 2, 262144  # shares that v1 knows
 
 
 def weight(shares: int) -> int:
@@ -20,6 +21,11 @@ def weight(shares: int) -> int:
 def v1(resources: dict[str, Any]) -> list[tuple[str, str]]:
     """What to write into a v1 cpu cgroup."""
     cpu = resources.get("cpu") or {}
+    shares = cpu.get("shares") or 0
+    if shares and not _LEAST <= shares <= _MOST:
+        # The kernel would take the nearest that it has, and say nothing.
+        word, bound = ("minimum", _LEAST) if shares < _LEAST else ("maximum", _MOST)
+        raise ValueError(f"the {word} allowed cpu-shares is {bound}")
     # Real time and periods before runtimes and quotas, which are checked against them.
     names = (
         ("shares", "cpu.shares"),

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+_KINDS = ("a", "b", "c")
+
 # What every container may use besides its configuration: mknod of anything, and the usual harmless nodes.
 DEFAULT_RULES: tuple[dict[str, Any], ...] = (
     {"allow": True, "type": "c", "access": "m"},
@@ -35,6 +37,8 @@ def rules(resources: dict[str, Any]) -> list[dict[str, Any]]:
     exceptions: dict[tuple[str, int, int], set[str]] = {}
     for rule in [*(resources.get("devices") or ()), *DEFAULT_RULES]:
         allow, access = bool(rule.get("allow")), set(rule.get("access") or "rwm")
+        if (rule.get("type") or "a") not in _KINDS:
+            raise ValueError(f'invalid cgroup device type "{rule["type"]}"')
         if _is_all(rule):
             default = allow
             exceptions.clear()

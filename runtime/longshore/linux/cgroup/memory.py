@@ -24,8 +24,12 @@ def v1(resources: dict[str, Any]) -> list[tuple[str, str]]:
         writes.append(("memory.kmem.tcp.limit_in_bytes", str(memory["kernelTCP"])))
     if memory.get("disableOOMKiller"):
         writes.append(("memory.oom_control", "1"))
-    if memory.get("swappiness") is not None:
-        writes.append(("memory.swappiness", str(memory["swappiness"])))
+    swappiness = memory.get("swappiness")
+    if swappiness is not None:
+        if not 0 <= swappiness <= 100:
+            # Newer kernels know up to 200; the specification doesn't.
+            raise ValueError(f"invalid memory swappiness value: {swappiness} (valid range is 0-100)")
+        writes.append(("memory.swappiness", str(swappiness)))
     return writes
 
 

@@ -6,6 +6,7 @@ that prints a lot can block us.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` imports enum: 5 ms
 import os
 import select
 
@@ -85,6 +86,7 @@ def _wait(pid: int, timeout: float | None) -> str:
     if overdue:
         return f"hook ran past specified timeout of {timeout:.1f}s"
     if os.WIFSIGNALED(status):
-        return f"signal: {os.WTERMSIG(status)}"
+        number = os.WTERMSIG(status)
+        return f"signal: {(_signal.strsignal(number) or str(number)).lower()}"
     code = os.WEXITSTATUS(status)
     return f"exit status {code}" if code else ""

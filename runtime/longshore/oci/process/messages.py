@@ -43,7 +43,11 @@ class Channel:
 
     def receive(self, *expected: str) -> tuple[str, str]:
         """The next message, one of ``expected``. A "failed" is raised as StartFailed, EOF as ProcessDied."""
-        data = os.read(self.fd, _LIMIT)
+        try:
+            data = os.read(self.fd, _LIMIT)
+        except ConnectionResetError:
+            # It ended without reading what we sent. The kernel says so once; its last words come after.
+            data = os.read(self.fd, _LIMIT)
         if not data:
             raise ProcessDied("the container's process died without saying why")
         name, _, text = data.decode(errors="surrogateescape").partition("\0")

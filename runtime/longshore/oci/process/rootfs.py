@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from longshore.linux.cgroup.manager import Cgroup
 
 PROC_MAGIC = 0x9FA0
+_ENOTDIR = 20
 _TMPFS_ATTRIBUTES = mounts.MOUNT_ATTR_NOEXEC | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV
 
 # Mounts inside /proc are refused, but for files that only show figures (lxcfs puts its own there).
@@ -52,6 +53,7 @@ _SUPERBLOCK = (
     (mounts.MS_RDONLY, "ro"),
     (mounts.MS_SYNCHRONOUS, "sync"),
     (mounts.MS_DIRSYNC, "dirsync"),
+    (mounts.MS_MANDLOCK, "mand"),
     (mounts.MS_LAZYTIME, "lazytime"),
 )
 
@@ -160,10 +162,51 @@ class BindMount(Step):
         target = place(root, self.destination, directory=self.directory)
         try:
             check_proc(target, self.source, self.destination, of_proc=self.of_proc)
+            if stat.S_ISDIR(os.fstat(target).st_mode) != self.directory:
+                # The kernel's "invalid argument" helps nobody; dockerd looks for these words.
+                raise _mount_error(self.source, self.destination, OSError(_ENOTDIR, "not a directory"))
             mounts.move_mount(self.fds[0], target_fd=target)
         finally:
             os.close(target)
         os.close(self.fds[0])
+
+
+class Remount(Step):
+    """Other options for a mount that is there: its own attributes (``bind``), or those of its file system."""
+
+    def __init__(self, fstype: str, source: str, destination: str, options: mounts.Options) -> None:
+        self.fstype = fstype
+        self.source = source
+        self.destination = destination
+        self.options = options
+
+    def describe(self) -> str:
+        return f"remount {self.destination} flags={self.options.flags:#x} data={self.options.data}"
+
+    def run(self, root: int) -> None:
+        try:
+            target = files.open_in_root(root, self.destination, os.O_PATH)
+            try:
+                self._change(target)
+            finally:
+                os.close(target)
+        except OSError as error:
+            raise _mount_error(self.source or self.fstype, self.destination, error) from None
+
+    def _change(self, target: int) -> None:
+        options = self.options
+        if options.flags & mounts.MS_BIND:
+            on, off = attributes(options)
+            mounts.mount_setattr(target, set=on, clear=off, recursive=bool(options.flags & mounts.MS_REC))
+            return
+        # mount(2) takes no descriptor, and the container's /proc/self/fd is nothing to trust.
+        before = os.open(".", os.O_PATH | os.O_CLOEXEC)
+        try:
+            os.fchdir(target)
+            mounts.mount(self.source, ".", self.fstype, options.flags, options.data)
+        finally:
+            os.fchdir(before)
+            os.close(before)
 
 
 class FilesystemMount(Step):
@@ -250,7 +293,8 @@ class CgroupMount(Step):
         return [
             name
             for name in self.layout.mounts
-            if name in self.cgroup.paths and (name or self.layout.version == 2)
+            # An ordinary user's container may have no cgroup of its own; a namespace still shows where it is.
+            if (self.private or name in self.cgroup.paths) and (name or self.layout.version == 2)
         ]
 
     def open(self) -> None:
@@ -311,11 +355,22 @@ class CgroupMount(Step):
         os.close(fd)
 
 
+_NODES = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+
+
 class Device(Step):
     """A device node; bound from the host where nodes can't be made (user namespaces)."""
 
     def __init__(
-        self, path: str, kind: str, number: int, mode: int, owner: tuple[int, int], *, bind: bool
+        self,
+        path: str,
+        kind: str,
+        number: int,
+        mode: int,
+        owner: tuple[int, int],
+        *,
+        bind: bool,
+        asked: bool = True,
     ) -> None:
         self.path = path
         self.kind = kind
@@ -323,6 +378,7 @@ class Device(Step):
         self.mode = mode
         self.owner = owner
         self.bind = bind
+        self.asked = asked  # by the configuration: then it must be this one
 
     def describe(self) -> str:
         how = "bind" if self.bind else "make"
@@ -347,14 +403,20 @@ class Device(Step):
         parent, _, name = self.path.rpartition("/")
         directory = files.mkdir_in_root(root, parent or "/")
         try:
-            types = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
             try:
-                os.mknod(name, types[self.kind] | self.mode, self.number, dir_fd=directory)
+                os.mknod(name, _NODES[self.kind] | self.mode, self.number, dir_fd=directory)
             except FileExistsError:
+                if self.asked and not self._is_there(directory, name):
+                    raise StartFailed(f"device {self.path}: another file is there already") from None
                 return  # the image's or the mount's own
             os.chown(name, *self.owner, dir_fd=directory, follow_symlinks=False)
         finally:
             os.close(directory)
+
+    def _is_there(self, directory: int, name: str) -> bool:
+        info = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        same = stat.S_IFMT(info.st_mode) == _NODES[self.kind]
+        return same and (self.kind == "p" or info.st_rdev == self.number)
 
 
 class Link(Step):
@@ -425,6 +487,12 @@ def _place_file(root: int, destination: str) -> int:
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open(name, flags, 0o755, dir_fd=directory))
+    except FileExistsError:
+        # A dangling link (resolv.conf is one in many images): what it points at is made, inside the root.
+        link = files.link_target(directory, name)
+        if link is None:
+            raise
+        return _place_file(root, link if link.startswith("/") else f"{parent}/{link}")
     finally:
         os.close(directory)
     return files.open_in_root(root, destination, os.O_PATH)
@@ -557,8 +625,12 @@ def _mount_step(
             " Support for non-absolute mount destinations will be removed in a future release.",
         )
     destination = os.path.normpath("/" + destination.lstrip("/"))
+    if destination == "/":
+        raise InvalidConfig("mount destination / is the root itself")
     options = mounts.parse_options(entry.get("options") or ())
     fstype, source = entry.get("type") or "", entry.get("source") or ""
+    if options.flags & mounts.MS_REMOUNT:
+        return Remount(fstype, source, destination, options)
     if fstype == "bind" and not options.flags & mounts.MS_BIND:
         options.flags |= mounts.MS_BIND
     if options.flags & mounts.MS_BIND:
@@ -592,16 +664,24 @@ def _devices(configured: Sequence[dict[str, Any]], *, bind: bool) -> list[Step]:
         if kind not in ("c", "b", "u", "p"):
             raise InvalidConfig(f'invalid device type "{kind}" of {path}')
         mode = device.get("fileMode")
-        number = os.makedev(device.get("major") or 0, device.get("minor") or 0)
+        number = _device_number(path, device.get("major") or 0, device.get("minor") or 0)
         owner = (device.get("uid") or 0, device.get("gid") or 0)
         mode = 0o666 if mode is None else mode & 0o7777
-        made[path] = Device(path, kind, number, mode, owner, bind=bind and kind != "p")
+        made.setdefault(path, Device(path, kind, number, mode, owner, bind=bind and kind != "p"))
     for name, major, minor in _DEFAULT_DEVICES:
         path = f"/dev/{name}"
         if path not in made:
-            made[path] = Device(path, "c", os.makedev(major, minor), 0o666, (0, 0), bind=bind)
+            number = os.makedev(major, minor)
+            made[path] = Device(path, "c", number, 0o666, (0, 0), bind=bind, asked=False)
     # /dev/ptmx and /dev/console belong to the container's devpts and terminal.
     return [step for path, step in made.items() if path not in ("/dev/ptmx", "/dev/console")]
+
+
+def _device_number(path: str, major: int, minor: int) -> int:
+    # The kernel's dev_t: 12 bits and 20.
+    if not (0 <= major < 1 << 12 and 0 <= minor < 1 << 20):
+        raise InvalidConfig(f"device {path}: there is no device {major}:{minor}")
+    return os.makedev(major, minor)
 
 
 def _links() -> list[Step]:

@@ -12,7 +12,7 @@ import time
 from longshore.linux import files, processes, seccomp
 from longshore.linux.cgroup import layout as cgroup_layout
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import codec, log, state
+from longshore.oci import codec, log, rootless, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, VALUE
 from longshore.oci.errors import (
@@ -137,6 +137,8 @@ class Launch:
         self.no_pivot = False
         self.new_keyring = True
         self.preserve_fds = 0
+        self.nested = rootless.nested()
+        self.rootless = rootless.wanted(self.nested)
         self.console_socket = ""
         self.console_fd = -1  # instead of a socket path: a connection the caller made
         self.pid = 0
@@ -149,7 +151,7 @@ class Launch:
         rootfs_path = configuration.rootfs_path(self.config, self.bundle)
         self._make_directory(undo)
         layout = cgroup_layout.detect()
-        cgroup = Cgroup.of(layout, cgroup_path(self.linux, self.id))
+        cgroup = self._cgroup(layout)
         namespaces = spawn.Namespaces(self.linux.get("namespaces") or ())
         try:
             ours, theirs = messages.pair()
@@ -180,6 +182,8 @@ class Launch:
 
     def _check(self) -> None:
         process = self.config["process"]
+        if rootless.unprivileged():
+            rootless.check(self.config)
         if process.get("terminal") and not self.console_socket and self.console_fd < 0:
             raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
         if self.console_socket and not process.get("terminal"):
@@ -200,6 +204,15 @@ class Launch:
             raise AlreadyExists() from None
         undo.push(lambda: state.remove_directory(self.directory))
 
+    def _cgroup(self, layout: cgroup_layout.Layout) -> Cgroup:
+        cgroup = Cgroup.of(layout, cgroup_path(self.linux, self.id))
+        if self.rootless and not os.access(
+            f"{os.path.dirname(cgroup.paths.get('', ''))}/cgroup.procs", os.W_OK
+        ):
+            # Nobody can be born into a v2 cgroup whose parent isn't theirs.
+            cgroup.paths.pop("", None)
+        return cgroup
+
     def _make_cgroup(self, cgroup: Cgroup, undo: Undo) -> None:
         if cgroup.frozen():
             raise StartFailed("container's cgroup unexpectedly frozen")
@@ -209,10 +222,11 @@ class Launch:
         if fresh:
             state.note_cgroup(self.directory, cgroup)
         try:
-            cgroup.create()
+            cgroup.create(lenient=self.rootless and not self.linux.get("cgroupsPath"))
             if fresh:
                 undo.push(lambda: cgroup.delete())
-            cgroup.apply(self.linux.get("resources") or {})
+            # Which devices it may use is not for a user to say; the kernel asks who owns the node.
+            cgroup.apply(self.linux.get("resources") or {}, device_rules=not self.rootless)
         except (OSError, ValueError) as error:
             raise StartFailed(
                 f"unable to start container process: unable to apply cgroup configuration: {explain(error)}"
@@ -241,13 +255,15 @@ class Launch:
         init.entrances = cgroup.entrances()
         init.start_fifo = self._fifo(state.START_FIFO)
         init.report_fifo = self._fifo(state.REPORT_FIFO)
+        unprivileged = init.unprivileged = rootless.unprivileged()
+        init.setgroups = rootless.may_set_groups(self.nested)
         if "mount" in namespaces:
             steps = rootfs.plan(
                 self.config,
                 self.bundle,
                 layout,
                 cgroup,
-                userns="user" in namespaces,
+                userns="user" in namespaces or self.nested,
                 private_cgroup="cgroup" in namespaces,
                 idmap=self._idmap,
             )
@@ -256,10 +272,10 @@ class Launch:
                 for step in steps:
                     log.write("debug", f"plan: {step.describe()}")
             try:
-                rootfs.open_early(steps, all="user" in namespaces)
+                rootfs.open_early(steps, all="user" in namespaces and not unprivileged)
             except StartFailed as error:
                 raise StartFailed(f"{_IN_INIT}{error}") from None
-            if "user" in namespaces:
+            if "user" in namespaces and not unprivileged:
                 init.root = rootfs.open_root(rootfs_path, init.propagation)
 
     def save_filter(self) -> seccomp.Filter | None:
@@ -325,8 +341,14 @@ class Launch:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def _idmap(self, entry: dict[str, Any]) -> int:
-        uids = entry.get("uidMappings") or self.linux.get("uidMappings")
-        gids = entry.get("gidMappings") or self.linux.get("gidMappings")
+        own = bool(entry.get("uidMappings")), bool(entry.get("gidMappings"))
+        source = entry if any(own) else self.linux
+        uids, gids = source.get("uidMappings"), source.get("gidMappings")
+        if not uids or not gids:
+            raise InvalidConfig(
+                f'mount "{entry.get("destination")}": an idmapped mount needs uidMappings and gidMappings,'
+                " its own or those of a user namespace"
+            )
         fd = idmap.user_namespace(configuration.id_map(uids), configuration.id_map(gids))
         self.to_close.append(fd)
         return fd
@@ -431,6 +453,9 @@ class Launch:
             files.write_file(f"{cgroup.paths['']}/cgroup.procs", str(self.pid))
         if "user" in init.namespaces.new:
             program.raise_hard_limits(init.identity.rlimits, self.pid)
+            if init.unprivileged:
+                # Only who can't give up a group may choose their own ids.
+                files.write_file(f"/proc/{self.pid}/setgroups", "deny")
             files.write_file(f"/proc/{self.pid}/uid_map", configuration.id_map(self.linux.get("uidMappings")))
             files.write_file(f"/proc/{self.pid}/gid_map", configuration.id_map(self.linux.get("gidMappings")))
 

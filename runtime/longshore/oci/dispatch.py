@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from longshore.oci import cli, log
+from longshore.oci import cli, log, rootless
 from longshore.oci.cli import BOOL, VALUE
 from longshore.oci.errors import RuntimeFailure, explain
 
@@ -30,6 +30,13 @@ GLOBAL_FLAGS = {
     "version v": BOOL,
 }
 DEFAULT_ROOT = "/run/longshore/runc"
+
+
+def default_root() -> str:
+    """Where the containers of this user are recorded."""
+    mine = os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{mine}/longshore/runc" if mine and rootless.unprivileged() else DEFAULT_ROOT
+
 
 # verb: (whether it enters a container, prefix of its errors, exit status of its errors); the module is named like it.
 VERBS = {
@@ -69,6 +76,7 @@ def main() -> int:
     if form not in ("text", "json"):
         return _report("", f"invalid log-format: {form}", 1)
     log.use(log.Log(given.value("log"), form, given.on("debug")))
+    rootless.choose(given.value("rootless"))
     return _run(rest[0], rest[1:], given)
 
 
@@ -84,7 +92,7 @@ def _run(verb: str, words: list[str], given: cli.Call) -> int:
             seal.ensure()
         module = _import(verb)
         values, arguments = cli.parse(words, {**module.FLAGS, "help h": BOOL})
-        root = os.path.abspath(given.value("root", DEFAULT_ROOT))
+        root = os.path.abspath(given.value("root", default_root()))
         call = cli.Call(root, given.on("systemd-cgroup"), values, arguments, given.value("criu"))
         if call.on("help"):
             sys.stdout.write(

@@ -8,7 +8,7 @@ import select
 from longshore.linux import files, namespaces, processes, seccomp
 from longshore.linux.cgroup import manager
 from longshore.linux.cgroup.manager import Cgroup
-from longshore.oci import codec, shape, state
+from longshore.oci import codec, rootless, shape, state
 from longshore.oci import config as configuration
 from longshore.oci.cli import BOOL, LIST, VALUE, UsageError, number
 from longshore.oci.create import EXEC_DEFAULTS, Undo, set_oom_score, warn_of_unknown, write_pid_file
@@ -114,6 +114,9 @@ class Exec:
         self.preserve_fds = 0
         self.filter: seccomp.Filter | None = None
         self.flags = 0
+        self.nested = rootless.nested()
+        self.joined = 0  # namespaces that were entered in between
+        self.setgroups = True
         self.pidfd = -1
         self.root = -1
         self.entrances: list[int] = []
@@ -157,6 +160,10 @@ class Exec:
     def _prepare(self) -> None:
         pid = self.container.process.pid
         self.flags = _foreign_namespaces(pid, self.container.config["namespaces"])
+        if self.flags & namespaces.CLONE_NEWUSER or self.nested:
+            self.setgroups = files.read_bounded(f"/proc/{pid}/setgroups").strip() != b"deny"
+            if self.identity.groups and not self.setgroups:
+                raise RuntimeFailure("cannot set any additional groups in a rootless container")
         if self.container.config["seccomp"]:
             data = files.read_bounded(f"{self.container.directory}/{state.FILTER_FILE}")
             self.filter = seccomp.Filter(data[8:], int.from_bytes(data[:8], "little"))
@@ -173,6 +180,8 @@ class Exec:
 
     def _fork(self) -> tuple[int, int]:
         """A child whose pid namespace is the container's: ours, for children, is changed and changed back."""
+        if self.nested or rootless.unprivileged():
+            return self._fork_between()
         own = processes.pidfd_open(os.getpid())
         moved = self.flags & namespaces.CLONE_NEWPID
         try:
@@ -188,6 +197,27 @@ class Exec:
                 namespaces.setns(own, namespaces.CLONE_NEWPID)
             os.close(own)
         return pid, pidfd
+
+    def _fork_between(self) -> tuple[int, int]:
+        """The same for a user, who may not change back: by a process that stays there."""
+        self.joined = self.flags & (namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+        born_in = self.cgroup.birthplace()
+        try:
+            return spawn.between(self._approach, self._live, self.channel, cgroup=born_in)
+        except (OSError, StartFailed) as error:
+            raise StartFailed(f"unable to start container process: {explain(error)}") from None
+        finally:
+            if born_in >= 0:
+                os.close(born_in)
+
+    def _approach(self) -> None:
+        """In between, and still outside: from the first namespace on nobody in there may look into us."""
+        adjustment = self.process.get("oomScoreAdj")
+        if adjustment is not None:
+            set_oom_score(os.getpid(), adjustment)
+        processes.set_dumpable(False)
+        if self.joined:
+            namespaces.setns(self.pidfd, self.joined)
 
     def _close(self) -> None:
         self.channel.close()
@@ -239,7 +269,7 @@ class Exec:
         os._exit(1)
 
     def _join(self) -> None:
-        join(self.pidfd, self.flags & ~namespaces.CLONE_NEWPID)
+        join(self.pidfd, self.flags & ~namespaces.CLONE_NEWPID & ~self.joined)
         if self.root >= 0:
             os.fchdir(self.root)
             os.chroot(".")
@@ -269,7 +299,7 @@ class Exec:
         label.apply()
         self.tuning.apply()
         program.apply_rlimits(identity.rlimits)
-        program.become(identity, self.process["cwd"])
+        program.become(identity, self.process["cwd"], setgroups=self.setgroups)
         path = program.resolve(self.process["args"], environment)
         return program.Program(path, self.process["args"], environment), program.final_capabilities(identity)
 
@@ -430,7 +460,7 @@ def process_of(call: Call, container: State) -> dict[str, Any]:
             raise RuntimeFailure(f"{call.value('process')}: not an object")
         return found
     if len(call.arguments) < 2:
-        raise UsageError("process args cannot be empty")
+        raise RuntimeFailure("process args cannot be empty")
     process: dict[str, Any] = dict(configuration.load(container.bundle)["process"])
     process["args"] = call.arguments[1:]
     process["terminal"] = call.on("tty")

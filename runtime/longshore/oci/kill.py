@@ -17,7 +17,7 @@ _SIGKILL = 9
 def kill(root: str, id: str, signal: int, *, all: bool = False) -> None:
     """Send ``signal``. NotRunning if init has ended (with ``all`` the rest is signalled all the same)."""
     container = state.load(root, id)
-    if all:
+    if all and container.cgroup_paths:
         container.cgroup.kill(signal)
         if signal == _SIGKILL and container.cgroup.frozen():
             container.cgroup.thaw()

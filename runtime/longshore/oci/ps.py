@@ -18,6 +18,8 @@ def pids(root: str, id: str) -> list[int]:
     """The pids of all its processes, as the host counts them; [] when it has stopped."""
     container = state.load(root, id)
     container.require("ps")
+    if not container.cgroup_paths:
+        raise RuntimeFailure("unable to get all container pids: the container has no cgroup")
     return container.cgroup.procs()
 
 

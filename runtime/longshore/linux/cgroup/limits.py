@@ -40,7 +40,12 @@ _ENODEV = 19
 
 
 def apply_v1(paths: dict[str, str], resources: dict[str, Any], device_rules: bool) -> None:
-    """Set the limits given in the directories of their controllers; OSError (ENODEV) for one that isn't there."""
+    """Set the limits given in the directories of their controllers; OSError (ENODEV) for one that isn't there.
+
+    ValueError for a limit that can't be one.
+    """
+    if resources.get("unified"):
+        raise ValueError("invalid configuration: cannot use unified on cgroup v1")
     if device_rules:
         for file, value in devices.v1(devices.rules(resources)):
             files.write_file(f"{_limiting(paths, 'devices')}/{file}", value)
@@ -62,9 +67,11 @@ def _limiting(paths: dict[str, str], controller: str) -> str:
 
 
 def apply_v2(path: str, resources: dict[str, Any], device_rules: bool) -> None:
-    """Set the limits given in a v2 directory."""
+    """Set the limits given in a v2 directory; OSError (ENODEV) if there is none ("")."""
     for writes in WRITES_V2:
         for file, value in writes(resources):
+            if not path:
+                raise OSError(_ENODEV, f"cannot set {file}: container could not join or create cgroup")
             files.write_file(f"{path}/{file}", value)
     if device_rules:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -24,6 +24,7 @@ MARK = "trusted.longshore"
 
 _ENODEV = 19
 _EBUSY = 16
+_FORBIDDEN = (1, 13, 30)  # EPERM, EACCES, EROFS
 _ENOTEMPTY = 39
 _RACES = 100  # lost against others that remove the parent we need
 
@@ -47,12 +48,20 @@ class Cgroup:
 
     # Life
 
-    def create(self) -> None:
-        """Make the directories; what was made is removed again on failure."""
+    def create(self, *, lenient: bool = False) -> None:
+        """Make the directories; what was made is removed again on failure.
+
+        ``lenient``: controllers that this user may not use are left out of `paths`.
+        """
         made: list[str] = []
         try:
             for path in dict.fromkeys(self.paths.values()):
-                self._make(path, made)
+                try:
+                    self._make(path, made)
+                except OSError as error:
+                    if not lenient or error.errno not in _FORBIDDEN:
+                        raise
+                    self.paths = {name: each for name, each in self.paths.items() if each != path}
             if self.version == 1 and "cpuset" in self.paths:
                 self._inherit_cpuset(self.paths["cpuset"])
         except BaseException:
@@ -146,7 +155,7 @@ class Cgroup:
     def delete_empty(self) -> bool:
         """`delete` without waiting for anything; False if a directory is in use: `delete` can do the rest."""
         unique = [self._any(), *self.paths.values()]
-        for path in dict.fromkeys(unique):
+        for path in dict.fromkeys(filter(None, unique)):
             try:
                 os.rmdir(path)
             except FileNotFoundError:
@@ -166,14 +175,15 @@ class Cgroup:
         from longshore.linux.cgroup import limits
 
         if self.version == 2:
-            limits.apply_v2(self.paths[""], resources, device_rules)
+            limits.apply_v2(self.paths.get("", ""), resources, device_rules)
         else:
             limits.apply_v1(self.paths, resources, device_rules)
 
     # Processes
 
     def _any(self) -> str:
-        return self.paths.get("devices") or next(iter(self.paths.values()))
+        """One of the directories; "" when there is none (a user's container, where no cgroup could be made)."""
+        return self.paths.get("devices") or next(iter(self.paths.values()), "")
 
     def procs(self, *, recursive: bool = True) -> list[int]:
         """The pids inside, without duplicates; [] when the cgroup is gone."""
@@ -230,6 +240,8 @@ class Cgroup:
         """The figures of ``runc events --stats`` (bytes, nanoseconds)."""
         from longshore.linux.cgroup import figures
 
+        if not self.paths:
+            raise OSError(_ENODEV, "the container has no cgroup")
         return figures.stats(self.paths, self.version)
 
     def oom_kills(self) -> int:

@@ -60,6 +60,9 @@ class Init:
         self.preserve_fds = 0
         self.no_pivot = False
         self.new_keyring = True
+        # Made by an ordinary user: its parent writes its id maps through a procfs that must let it.
+        self.unprivileged = False
+        self.setgroups = True
         self.runtime_hooks = False
         # Called with the kind of hook; None when there are none for this side.
         self.run_hooks: Callable[[str], None] | None = None
@@ -78,8 +81,10 @@ class Init:
         try:
             processes.close_fds_except(self.keep())
             self._label = labels.Label(self.process)
-            processes.set_dumpable(False)
+            if not self.unprivileged:
+                processes.set_dumpable(False)
             _, self._announcement = self.channel.receive(messages.GO)
+            processes.set_dumpable(False)
             self._own()
             self._make_root()
             self._settle()
@@ -219,7 +224,7 @@ class Init:
         self._label.apply()
         self.tuning.apply()
         program.apply_rlimits(identity.rlimits)
-        program.become(identity, self.process.get("cwd") or "/")
+        program.become(identity, self.process.get("cwd") or "/", setgroups=self.setgroups)
         path = program.resolve(self.process["args"], environment)
         caps = program.final_capabilities(identity)
         return program.Program(path, self.process["args"], environment), caps

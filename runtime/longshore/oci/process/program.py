@@ -41,6 +41,7 @@ RLIMITS = {
 _EXECVE = {"x86_64": 59, "aarch64": 221}[libc.MACHINE]
 _EXIT_GROUP = {"x86_64": 231, "aarch64": 94}[libc.MACHINE]
 _WRITE = {"x86_64": 1, "aarch64": 64}[libc.MACHINE]
+_EINVAL = 22
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 
 
@@ -53,7 +54,7 @@ class Identity:
         user = process.get("user") or {}
         self.uid: int = user.get("uid") or 0
         self.gid: int = user.get("gid") or 0
-        self.groups: list[int] = list(user.get("additionalGids") or ())
+        self.groups: list[int] = list(dict.fromkeys(user.get("additionalGids") or ()))
         self.umask: int | None = user.get("umask")
         self.no_new_privs = bool(process.get("noNewPrivileges"))
         self.unknown: list[str] = []
@@ -203,8 +204,7 @@ def become(identity: Identity, cwd: str, *, setgroups: bool = True) -> None:
     _own_stdio(identity.uid)
     if setgroups:
         os.setgroups(identity.groups)
-    os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    _set_ids(identity)
     if identity.umask is not None:
         os.umask(identity.umask)
     if not entered and not change_directory(cwd):
@@ -214,6 +214,21 @@ def become(identity: Identity, cwd: str, *, setgroups: bool = True) -> None:
         # A change from uid 0 empties the effective set, but the permitted one was kept: use it until the end.
         _, permitted, inheritable = capabilities.get()
         capabilities.set(permitted, permitted, inheritable)
+
+
+def _set_ids(identity: Identity) -> None:
+    for what, change, number in (
+        ("gid", os.setresgid, identity.gid),
+        ("uid", os.setresuid, identity.uid),
+    ):
+        try:
+            change(number, number, number)
+        except OSError as error:
+            if error.errno != _EINVAL:
+                raise
+            raise StartFailed(
+                f"unable to setup user: cannot set {what} to unmapped user in user namespace"
+            ) from None
 
 
 def _own_stdio(uid: int) -> None:

@@ -53,7 +53,8 @@ class Namespaces:
         try:
             self.joined[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise StartFailed(f"namespace path {path}: {explain(error)}") from None
+            reason = (error.strerror or "").lower()
+            raise StartFailed(f"namespace path: open {path}: {reason}") from None
         self.paths[name] = path
 
     def __contains__(self, name: str) -> bool:
@@ -126,7 +127,9 @@ def spawn(
         if pid == 0:
             child(lambda: _enter(wanted, main), channel)
         return pid, pidfd
-    return _spawn_between(wanted, channel, main, cgroup, offsets)
+    # A user of the joined user namespace has no right to be born into the host's cgroup: see Launch._enrol.
+    born_in = -1 if "user" in wanted.joined else cgroup
+    return between(lambda: _gather(wanted, offsets), main, channel, flags=wanted.clone_flags, cgroup=born_in)
 
 
 def _enter(wanted: Namespaces, main: Main) -> None:
@@ -144,13 +147,14 @@ def _join(wanted: Namespaces, name: str) -> None:
         ) from None
 
 
-def _spawn_between(
-    wanted: Namespaces, channel: messages.Channel, main: Main, cgroup: int, offsets: str
+def between(
+    prepare: Main, main: Main, channel: messages.Channel, *, flags: int = 0, cgroup: int = -1
 ) -> tuple[int, int]:
+    """(pid, pidfd) of a new child of ours that runs ``main``, cloned by a process that ran ``prepare`` first."""
     ours, theirs = messages.pair()
-    between, pidfd = namespaces.clone(0)
-    if between == 0:
-        child(lambda: _between(wanted, channel, theirs, main, cgroup, offsets), theirs)
+    middle, pidfd = namespaces.clone(0)
+    if middle == 0:
+        child(lambda: _clone_sibling(prepare, main, channel, theirs, flags, cgroup), theirs)
     os.close(pidfd)
     theirs.close()
     try:
@@ -159,17 +163,27 @@ def _spawn_between(
         return pid, processes.pidfd_open(pid)
     finally:
         ours.close()
-        os.waitpid(between, 0)
+        os.waitpid(middle, 0)
 
 
-def _between(
-    wanted: Namespaces,
+def _clone_sibling(
+    prepare: Main,
+    main: Main,
     channel: messages.Channel,
     report: messages.Channel,
-    main: Main,
+    flags: int,
     cgroup: int,
-    offsets: str,
 ) -> None:
+    prepare()
+    pid, _ = namespaces.clone(flags | namespaces.CLONE_PARENT, exit_signal=0, cgroup=cgroup)
+    if pid == 0:
+        child(main, channel)
+    report.send("pid", str(pid))
+    os._exit(0)
+
+
+def _gather(wanted: Namespaces, offsets: str) -> None:
+    """In between: join what is to be joined, and ask for a clock."""
     failed: list[str] = []
     for name in _ORDER:
         if name in wanted.joined:
@@ -189,10 +203,3 @@ def _between(
         namespaces.unshare(namespaces.CLONE_NEWTIME)
         if offsets:
             files.write_file("/proc/self/timens_offsets", offsets)
-    # A user of the joined user namespace has no right to be born into the host's cgroup: see Launch._enrol.
-    born_in = -1 if "user" in wanted.joined else cgroup
-    pid, _ = namespaces.clone(wanted.clone_flags | namespaces.CLONE_PARENT, exit_signal=0, cgroup=born_in)
-    if pid == 0:
-        child(main, channel)
-    report.send("pid", str(pid))
-    os._exit(0)

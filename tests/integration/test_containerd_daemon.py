@@ -9,7 +9,6 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +35,7 @@ from longshore.api.services.namespaces.v1.namespace_pb2 import ListNamespacesReq
 from longshore.api.services.namespaces.v1.namespace_pb2_grpc import NamespacesStub
 from longshore.containerd.metadata.store import Store
 from support.daemon import LONGSHORE, Longshore
+from support.process import eventually
 
 NAMESPACE = (("containerd-namespace", "test"),)
 
@@ -50,7 +50,7 @@ def channel(daemon: Longshore) -> Iterator[grpc.Channel]:
 def containerd(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a daemon that is expected to end by itself."""
     command = [str(LONGSHORE), "containerd", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 def refusal(*arguments: str | Path) -> str:
@@ -87,18 +87,18 @@ def test_an_open_subscription_does_not_hold_up_the_stop() -> None:
     with Longshore() as daemon, channel(daemon) as opened:
         stream = EventsStub(opened).Subscribe(SubscribeRequest())
         assert dict(stream.initial_metadata())["longshore-sequence"].isdigit()
-        began = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - began < 4
         with pytest.raises(grpc.RpcError) as caught:
             next(stream)
+        # Told in words: it was not cut off when the patience with it had ended.
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "containerd is stopping: unavailable"
 
 
 def test_systemd_hears_of_ready_and_stopping(short_tmp: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(short_tmp / "notify"))
-        notify.settimeout(10)
+        notify.settimeout(60)
         with Longshore(environment={"NOTIFY_SOCKET": str(short_tmp / "notify")}) as daemon:
             assert notify.recv(100) == b"READY=1"
             daemon.stop()
@@ -108,12 +108,12 @@ def test_systemd_hears_of_ready_and_stopping(short_tmp: Path) -> None:
 def test_a_signal_shows_what_every_thread_does() -> None:
     with Longshore() as daemon:
         os.kill(daemon.pid, signal.SIGUSR1)
-        _wait_until(lambda: b"_write_forever" in daemon.log.read_bytes())
+        eventually(lambda: b"_write_forever" in daemon.log.read_bytes())
 
 
 def test_json_logs() -> None:
     with Longshore(arguments=["--log-format", "json"]) as daemon:
-        _wait_until(lambda: "containerd successfully booted" in daemon.log.read_text())
+        eventually(lambda: "containerd successfully booted" in daemon.log.read_text())
         lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
     assert any(line["event"] == "containerd successfully booted" for line in lines)
 
@@ -308,7 +308,7 @@ def _error(opened: grpc.Channel, method: str, data: bytes) -> tuple[str, str]:
     """Code and text with which raw bytes are answered."""
     call: Any = opened.unary_unary(method)
     try:
-        call(data, metadata=NAMESPACE, timeout=10)
+        call(data, metadata=NAMESPACE, timeout=60)
     except grpc.RpcError as error:
         return error.code().name, error.details() or ""
     return "OK", ""
@@ -387,11 +387,3 @@ def test_programs_without_grpc_publish_by_command() -> None:
         refused = containerd(*command, "nonsense", input=event)
         assert (refused.returncode, "must start with '/'" in refused.stderr) == (1, True)
         assert containerd(*command, "/x", input="\n\x7f").returncode == 1
-
-
-def _wait_until(holds: Any) -> None:
-    for _ in range(100):
-        if holds():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came true")

@@ -314,7 +314,7 @@ def test_a_signal_that_comes_early_is_not_lost_and_kills_nobody_else(box: Bundle
     with subprocess.Popen(command, cwd=box.folder) as running:
         eventually((box.folder / "there").exists)
         running.send_signal(signal.SIGTERM)
-        assert running.wait(20) == 128 + signal.SIGTERM
+        assert running.wait(60) == 128 + signal.SIGTERM
 
 
 def test_signals_reach_a_foreground_container(box: Bundle) -> None:
@@ -326,4 +326,4 @@ def test_signals_reach_a_foreground_container(box: Bundle) -> None:
         assert running.stdout.readline() == "ready\n"
         running.send_signal(signal.SIGUSR1)
         assert running.stdout.readline() == "caught\n"
-        assert running.wait(10) == 5
+        assert running.wait(60) == 5

@@ -75,7 +75,7 @@ async def daemon(address: Path, journal: Journal) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -109,7 +109,7 @@ async def task(zygote: Zygote, short_tmp: Path) -> AsyncIterator[Task]:
     yield made
     async with daemon(Path(address), Journal()):  # to tell its last events to, or it would wait
         await asyncio.to_thread(made.clean)
-        await asyncio.to_thread(watch.check, 10)
+        await asyncio.to_thread(watch.check)
 
 
 async def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -119,7 +119,7 @@ async def test_the_number_of_a_call_that_was_cancelled_twice_serves_the_next_fil
     (left, to_left), (right, to_right) = [
         await asyncio.open_connection(sock=end) for end in socket.socketpair()
     ]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         to_left.write(b"to the right")
         assert await right.read(100) == b"to the right"
         to_right.write(b"to the left")
@@ -245,7 +245,7 @@ def request(folder: Path, id: str, annotations: dict[str, str] | None = None) ->
 
 
 async def pid_in(path: Path) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (path.exists() and path.read_text()):
             await asyncio.sleep(0.01)
     return int(path.read_text())
@@ -259,7 +259,7 @@ def alive(pid: int) -> bool:
 
 
 async def gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while alive(pid):
         assert time.monotonic() < deadline, f"{pid} is still there"
         await asyncio.sleep(0.01)

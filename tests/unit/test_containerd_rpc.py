@@ -32,7 +32,7 @@ class Service:
         self.changed.set()
 
     async def noted(self, text: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while text not in self.log:
                 await self.changed.wait()
                 self.changed.clear()
@@ -87,7 +87,7 @@ async def channel(service: Service, short_tmp: Path) -> AsyncIterator[grpc.aio.C
     async with grpc.aio.insecure_channel(f"unix:{short_tmp}/s") as opened:
         yield opened
     await server.stop(0)
-    await rpc.finish_shielded(5)
+    await rpc.finish_shielded(60)
 
 
 def _handlers(service: Service) -> dict[str, Any]:
@@ -176,12 +176,15 @@ async def test_a_cancelled_write_goes_on_to_its_end(channel: grpc.aio.Channel, s
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
-    late = call(channel, "Write", timeout=0.05)
-    assert (await failure(late))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    timeout = 0.05
+    while service.log.count("begun") == 1:  # on a slow machine a call may be late before it arrives
+        late = call(channel, "Write", timeout=timeout)
+        assert (await failure(late))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        timeout *= 2
     release.set()
     await service.noted("ended")
-    await rpc.finish_shielded(5)
-    assert service.log.count("ended") == 2
+    await rpc.finish_shielded(60)
+    assert service.log.count("ended") == service.log.count("begun") > 1
 
 
 async def test_a_cancelled_read_ends(channel: grpc.aio.Channel, service: Service) -> None:

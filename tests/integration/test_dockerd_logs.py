@@ -18,8 +18,8 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from longshore.api.errors import Unimplemented
 from longshore.dockerd.engine import Attachment, StdioPaths
-from longshore.dockerd.errors import ServerError
 from longshore.dockerd.logs.connection import connect
 from longshore.dockerd.logs.manager import WARM, Logs
 from longshore.dockerd.records import Container, ContainerConfig, HostConfig, LogConfig
@@ -276,7 +276,7 @@ async def test_none_keeps_nothing(logs: Logs, tmp_path: Path) -> None:
     await task.print(b"gone\n")
     task.exit()
     assert (await gather(attachment))["stdout"] == b"gone\n"
-    with pytest.raises(ServerError, match="configured logging driver does not support reading"):
+    with pytest.raises(Unimplemented, match="configured logging driver does not support reading"):
         await lines(logs, box)
     await logs.remove(box)
 

@@ -57,6 +57,128 @@ def test_events_of_a_life(docker: OurDockerd) -> None:
     assert [event["Action"] for event in told("label=color=red", "event=start")] == ["start"]
 
 
+CREATE = "/containers/create"
+IMAGE: dict[str, Any] = {"Image": BUSYBOX, "Cmd": ["true"]}
+
+# What Debian's dockerd answers, too, to requests that no command of the CLI makes: method, path, body, status, words.
+REFUSALS: tuple[tuple[str, str, Any, int, str], ...] = (
+    ("POST", CREATE, {}, 400, "config cannot be empty"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"Binds": ["/tmp:x"]}}, 400, "'x' mount path must be absolute"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"Tmpfs": {"t": ""}}}, 400, "'t' mount path must be absolute"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": "x"}]}}}, 400, '"x"'),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"PortBindings": {"99999/tcp": []}}}, 400, '"99999"'),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"ExtraHosts": ["a"]}}, 400, 'bad format for add-host: "a"'),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"ExtraHosts": ["a:x"]}}, 400, "invalid IP address in add-host"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"Links": ["no:x"]}}, 400, "could not get container for no"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"NetworkMode": "container"}}, 400, "Invalid network mode"),
+    ("POST", CREATE, IMAGE | {"HostConfig": {"IOMaximumIOps": 1}}, 400, "maximum IOPs"),
+    (
+        *("POST", CREATE, IMAGE | {"MacAddress": "02:42:ac:11:00:09", "HostConfig": {"NetworkMode": "host"}}),
+        *(400, "mac-address and the network mode"),
+    ),
+    (
+        *("POST", CREATE, IMAGE | {"NetworkingConfig": {"EndpointsConfig": {"bridge": None}}}),
+        *(400, "no EndpointSettings for bridge"),
+    ),
+    (
+        *("POST", CREATE, IMAGE | {"NetworkingConfig": {"EndpointsConfig": {"bridge": {}, "none": {}}}}),
+        *(400, "cannot be connected to network endpoints: bridge, none"),
+    ),
+    ("GET", "/containers/json?limit=99999999999999999999", None, 400, "out of range"),
+    ("GET", "/containers/json?filters={%22is-task%22:[%22x%22]}", None, 400, "is-task=[x]"),
+    ("GET", "/containers/no/logs", None, 400, "you must choose at least one stream"),
+    ("POST", "/containers/no/kill?signal=x", None, 400, "Invalid signal: x"),
+    ("POST", "/containers/no/rename", None, 400, "Neither old nor new names may be empty"),
+    ("POST", "/containers/no/start", {"Binds": []}, 400, "non-empty request body"),
+    ("POST", "/containers/no/checkpoints", None, 501, "experimental"),
+    ("DELETE", "/containers/no/checkpoints/x", None, 501, "experimental"),
+    ("DELETE", "/containers/no?link=1", None, 404, "No such container: no"),
+    ("POST", "/commit", None, 400, 'invalid name or ID supplied: ""'),
+    ("POST", "/networks/bridge/connect", {}, 400, 'invalid name or ID supplied: ""'),
+    ("POST", "/networks/no/connect", {"Container": "no"}, 404, "No such container: no"),
+    ("GET", "/networks?filters={%22dangling%22:[%22x%22]}", None, 400, "'dangling'"),
+    ("GET", "/networks/bridge?verbose=x", None, 400, "invalid value for verbose"),
+    ("POST", "/networks/prune?filters={%22until%22:[%22x%22]}", None, 400, "time or duration"),
+    (
+        *("POST", "/networks/create", {"Name": "n", "IPAM": {"Config": [{"Subnet": "10.77.0.0/32"}]}}),
+        *(500, "No available addresses on this pool"),
+    ),
+    (
+        *("POST", "/networks/create"),
+        {"Name": "n", "IPAM": {"Config": [{"Subnet": "10.77.0.0/24"}, {"Subnet": "10.78.0.0/24"}]}},
+        *(403, "doesn't support multiple subnets"),
+    ),
+    ("POST", "/images/no/push", None, 400, "missing X-Registry-Auth"),
+    ("POST", "/build?isolation=x", None, 400, "Unsupported isolation"),
+    ("GET", "/events?since=1&until=99999999999999999999", None, 400, "out of range"),
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "words"), REFUSALS, ids=[str(n) for n in range(len(REFUSALS))]
+)
+def test_refusals(docker: OurDockerd, method: str, path: str, body: Any, status: int, words: str) -> None:
+    with connect(docker) as raw:
+        got, _, data = raw.ask(method, f"/v1.41{path}", body)
+    assert (got, words in json.loads(data)["message"]) == (status, True), data
+
+
+def test_what_create_keeps(docker: OurDockerd) -> None:
+    """Members that another value than their default could get lost of."""
+    endpoint = {"IPAMConfig": None, "Aliases": ["alias"]}
+    body = IMAGE | {"Entrypoint": [], "WorkingDir": "/a/../b/", "OnBuild": ["RUN x"]}
+    body |= {"HostConfig": {"Init": False, "CpuShares": 1, "ConsoleSize": [1]}}
+    body |= {"NetworkingConfig": {"EndpointsConfig": {"later": endpoint}}}
+    with connect(docker) as raw:
+        status, _, data = raw.ask("POST", f"/v1.41{CREATE}?platform=linux", body)
+        assert status == 201, data
+        made = json.loads(data)["Id"]
+        _, _, data = raw.ask("GET", f"/v1.41/containers/{made}/json")
+        assert raw.ask("DELETE", f"/v1.41/containers/{made}")[0] == 204
+    found = json.loads(data)
+    config, host = found["Config"], found["HostConfig"]
+    assert (config["Entrypoint"], config["WorkingDir"], config["OnBuild"]) == ([], "/b", ["RUN x"])
+    assert (host["Init"], host["CpuShares"], host["ConsoleSize"]) == (False, 1, [1, 0])
+    assert (host["KernelMemory"], list(found["NetworkSettings"]["Networks"])) == (0, ["later"])
+
+
+def test_paths_that_clients_put_together_carelessly(docker: OurDockerd) -> None:
+    with connect(docker) as raw:
+        status, headers, _ = raw.ask("GET", "//v1.41//containers/json?all=1")
+        assert (status, headers["location"]) == (301, "/v1.41/containers/json?all=1")
+        assert raw.ask("GET", "/v1.41/containers%2fjson")[0] == 200
+        assert raw.ask("GET", "/v1.41/networks/")[0] == 200
+        assert raw.ask("OPTIONS", "/v1.41/containers/json")[0] == 200
+
+
+def test_an_exec_by_the_api(docker: OurDockerd) -> None:
+    """A terminal that nobody is attached to; and who starts one as if it had none gets frames."""
+    docker("run", "--detach", "--name", "host", BUSYBOX, "sh", "-c", "while :; do sleep 0.1; done")
+    try:
+        with connect(docker) as raw:
+
+            def exec_of(**body: Any) -> str:
+                asked = {"AttachStdout": True, "Tty": True, **body}
+                return str(json.loads(raw.ask("POST", "/v1.41/containers/host/exec", asked)[2])["Id"])
+
+            alone = exec_of(Cmd=["sh", "-c", "tty; exit 3"], DetachKeys="ctrl-x")
+            assert raw.ask("POST", f"/v1.41/exec/{alone}/start", {"Detach": True, "Tty": True})[0] == 200
+
+            def inspected() -> dict[str, Any]:
+                return dict(json.loads(raw.ask("GET", f"/v1.41/exec/{alone}/json")[2]))
+
+            process.eventually(lambda: inspected()["ExitCode"] == 3, what="the exit of an exec")
+            assert (inspected()["CanRemove"], inspected()["DetachKeys"]) == (False, "GA==")
+            missing = exec_of(Cmd=["no-such-program"], Tty=False)
+            assert raw.ask("POST", f"/v1.41/exec/{missing}/start", {"Detach": True})[0] == 400
+            framed = exec_of(Cmd=["echo", "a"])
+            raw.send(request("POST", f"/v1.41/exec/{framed}/start", {"Tty": False}))
+            assert raw.head()[0] == 200
+            assert raw.everything() == b"\x01\0\0\0\0\0\0\x03a\r\n"
+    finally:
+        docker("rm", "--force", "host")
+
+
 def test_events_while_they_happen(docker: OurDockerd) -> None:
     with connect(docker) as raw:
         raw.send(request("GET", '/v1.41/events?filters={"type":["volume"]}'))

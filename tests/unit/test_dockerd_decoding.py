@@ -168,9 +168,27 @@ def test_versions() -> None:
     assert routing.split_version("/info") == (routing.NEWEST, "/info")
     assert routing.split_version("/v1.41") == ((1, 41), "/")
     assert routing.split_version("/version") == (routing.NEWEST, "/version")
-    for path in ("/v1.23/info", "/v0.1/info", "/v1.49/info", "/v2.0/info"):
+    assert routing.split_version("/v1.41.2/info") == ((1, 41), "/info")
+    assert routing.split_version("/v1/info") == ((1, 0), "/info")
+    routing.check_version((1, 24))
+    for path in ("/v1.23/info", "/v0.1/info", "/v1.49/info", "/v2.0/info", "/v1/info"):
         with pytest.raises(InvalidArgument):
-            routing.split_version(path)
+            routing.check_version(routing.split_version(path)[0])
+
+
+def test_a_path_is_cleaned() -> None:
+    for path, clean in (
+        ("//v1.41//version", "/v1.41/version"),
+        ("/v1.41/../version", "/version"),
+        ("/a/./b/", "/a/b/"),
+        ("/", "/"),
+        ("//", "/"),
+    ):
+        assert routing.cleaned(path) == clean
+
+
+def test_a_path_may_be_encoded_as_a_whole() -> None:
+    assert table("/version").find("GET", "/%76ersion", (1, 41)).route.path == "/version"
 
 
 def test_no_two_routes_are_one() -> None:

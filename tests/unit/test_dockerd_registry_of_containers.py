@@ -78,7 +78,7 @@ async def test_found_by_id_name_and_prefix(registry: Registry) -> None:
 async def test_what_is_not_there(registry: Registry) -> None:
     with pytest.raises(NotFound, match="No such container: nope"):
         registry.find("nope")
-    with pytest.raises(NotFound):
+    with pytest.raises(InvalidArgument, match='invalid name or ID supplied: ""'):
         registry.find("")
 
 

@@ -105,15 +105,15 @@ def _zero(value: Any, kind: Any) -> Any:
     return kind() if kind in (str, int, bool, float) else None
 
 
-def filters(text: str, allowed: frozenset[str]) -> dict[str, list[str]]:
+def filters(text: str, allowed: frozenset[str], *, ignore_others: bool = False) -> dict[str, list[str]]:
     """``{"name": ["a"]}``, or the older ``{"name": {"a": true}}``; InvalidArgument names one not `allowed`."""
     if not text:
         return {}
     try:
-        document = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool]])
+        document = msgspec.json.decode(text, type=dict[str, list[str] | dict[str, bool] | None] | None) or {}
     except msgspec.DecodeError as error:
         raise errors.InvalidArgument(f"invalid filter: {error}") from None
     for name in document:
-        if name not in allowed:
+        if name not in allowed and not ignore_others:
             raise errors.InvalidArgument(f"invalid filter '{name}'")
-    return {name: list(values) for name, values in document.items()}
+    return {name: list(values or ()) for name, values in document.items() if name in allowed}

@@ -183,7 +183,7 @@ class LogSource(Protocol):
     def read(
         self, container: Container, *, follow: bool, tail: int | None, since_ns: int = 0, until_ns: int = 0
     ) -> AsyncIterator[LogEntry]:
-        """What is recorded; with `follow` until the container has stopped. FailedPrecondition-like ServerError
+        """What is recorded; with `follow` until the container has stopped. Unimplemented:
         "configured logging driver does not support reading" where it can't."""
 
     @abstractmethod

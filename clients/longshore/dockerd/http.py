@@ -83,6 +83,10 @@ class Call(Protocol):
         """A boolean of the query, as Go's engine reads it: "", 0, no, false, none are false, all else is true."""
 
     @abstractmethod
+    def boolean(self, name: str) -> bool:
+        """One that is read strictly, where the original does; InvalidArgument if it is there and no boolean."""
+
+    @abstractmethod
     def integer(self, name: str, default: int | None = None) -> int | None:
         """InvalidArgument if it is there and no number."""
 
@@ -91,8 +95,9 @@ class Call(Protocol):
         """Every value of a repeated parameter (`names=a&names=b`, `t=x&t=y`)."""
 
     @abstractmethod
-    def filters(self, allowed: frozenset[str]) -> dict[str, list[str]]:
-        """The `filters` parameter, both of its forms; InvalidArgument names an unknown filter."""
+    def filters(self, allowed: frozenset[str], *, ignore_others: bool = False) -> dict[str, list[str]]:
+        """The `filters` parameter, both of its forms; InvalidArgument names an unknown filter, unless others than
+        `allowed` are to be ignored."""
 
     @abstractmethod
     async def json(self, kind: type[T]) -> T:

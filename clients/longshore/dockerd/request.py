@@ -25,6 +25,10 @@ T = TypeVar("T")
 MAX_HEAD: Final = 1 << 20  # bytes of request line and headers; X-Registry-Config holds every registry's login
 MAX_JSON: Final = 16 << 20  # bytes of a JSON body
 JSON_SECONDS: Final = 60.0  # for a JSON body to arrive
+BOOLEANS: Final = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("", "0", "f", "F", "false", "FALSE", "False"), False),
+}
 FALSE: Final = frozenset({"", "0", "no", "false", "none"})
 
 
@@ -223,20 +227,31 @@ class Request:
             return default
         return self.query[name].strip().lower() not in FALSE
 
+    def boolean(self, name: str) -> bool:
+        value = self.query.get(name, "")
+        if value not in BOOLEANS:
+            raise errors.InvalidArgument(
+                f'invalid value for {name}: {value}: strconv.ParseBool: parsing "{value}": invalid syntax'
+            )
+        return BOOLEANS[value]
+
     def integer(self, name: str, default: int | None = None) -> int | None:
         value = self.query.get(name, "").strip()
         if not value:
             return default
         try:
-            return int(value, 10)
+            number = int(value, 10)
         except ValueError:
             raise errors.InvalidArgument(f"invalid value for {name}: {value!r} is not a number") from None
+        if not -(1 << 63) <= number < 1 << 63:
+            raise errors.InvalidArgument(f"invalid value for {name}: {value} is out of range")
+        return number
 
     def values(self, name: str) -> list[str]:
         return [value for key, value in self._pairs if key == name]
 
-    def filters(self, allowed: frozenset[str]) -> dict[str, list[str]]:
-        return decoding.filters(self.query.get("filters", ""), allowed)
+    def filters(self, allowed: frozenset[str], *, ignore_others: bool = False) -> dict[str, list[str]]:
+        return decoding.filters(self.query.get("filters", ""), allowed, ignore_others=ignore_others)
 
     async def json(self, kind: type[T]) -> T:
         length = self.headers.get("content-length", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from longshore.dockerd.http import Route, Version
 OLDEST: Final[Version] = (1, 24)
 NEWEST: Final[Version] = (1, 48)
 
-_PREFIX = re.compile(r"/v(\d{1,4})\.(\d{1,4})(/.*)?\Z", re.DOTALL)
+_PREFIX = re.compile(r"/v(\d[\d.]{0,16})(/.*)?\Z", re.DOTALL)
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -22,11 +23,16 @@ def text(version: Version) -> str:
 
 
 def split_version(path: str) -> tuple[Version, str]:
-    """The version that the client asks for (without one: the newest) and the rest of the path. InvalidArgument."""
+    """The version that the client asks for (without one: the newest), as it stands there, and the rest of the path."""
     found = _PREFIX.match(path)
     if found is None:
         return NEWEST, path
-    asked = int(found[1]), int(found[2])
+    numbers = [int(part or 0) for part in found[1].split(".")]
+    return (numbers[0], numbers[1] if len(numbers) > 1 else 0), found[2] or "/"
+
+
+def check_version(asked: Version) -> None:
+    """Raises InvalidArgument for one that isn't spoken here."""
     if asked < OLDEST:
         raise errors.InvalidArgument(
             f"client version {text(asked)} is too old. Minimum supported API version is {text(OLDEST)},"
@@ -36,7 +42,12 @@ def split_version(path: str) -> tuple[Version, str]:
         raise errors.InvalidArgument(
             f"client version {text(asked)} is too new. Maximum supported API version is {text(NEWEST)}"
         )
-    return asked, found[3] or "/"
+
+
+def cleaned(path: str) -> str:
+    """Without the double slashes and dots of clients that put a URL together carelessly."""
+    clean = "/" + posixpath.normpath(path or "/").lstrip("/")
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 
 class Match(NamedTuple):
@@ -54,12 +65,15 @@ class Table:
 
     def find(self, method: str, path: str, version: Version) -> Match:
         """`path` is still percent-encoded. NotFound: "page not found"."""
+        version = max(version, OLDEST)
         # HEAD is GET without a body where no route of its own says more.
         for tried in (method, "GET") if method == "HEAD" else (method,):
             for pattern, route in self._routes.get(tried, ()):
                 found = pattern.match(path) if version >= route.since else None
                 if found is not None:
                     return Match(route, {name: unquote(value) for name, value in found.groupdict().items()})
+        if (plain := unquote(path)) != path:
+            return self.find(method, plain, version)
         raise errors.NotFound("page not found")
 
 

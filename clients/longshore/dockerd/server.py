@@ -190,10 +190,11 @@ class Connection:
         try:
             if self._full:
                 raise errors.Unavailable("too many connections")
-            version, path = routing.split_version(path)
-            match = self._server.table.find(request.method.decode("latin-1"), path, version)
+            version, rest = routing.split_version(path)
+            match = self._server.table.find(request.method.decode("latin-1"), rest, version)
+            routing.check_version(version)
         except errors.Error as error:
-            await exchange.answer(_failed(error))
+            await exchange.answer(_elsewhere(path, query, error) or _failed(error))
             return False
         watch = _Watch(exchange)
         call = Request(exchange, request, (query, match.path, version), watch.begin, match.route.hijacks)
@@ -330,6 +331,13 @@ def _encode(document: object) -> bytes:
 
 def _message(error: BaseException) -> str:
     return str(error.args[0]) if isinstance(error, errors.Error) and error.args else str(error)
+
+
+def _elsewhere(path: str, query: str, error: errors.Error) -> Answer | None:
+    """Where the client is sent that writes no clean path."""
+    if not isinstance(error, errors.NotFound) or (clean := routing.cleaned(path)) == path:
+        return None
+    return Answer(301, headers={"Location": f"{clean}?{query}" if query else clean})
 
 
 def _failed(error: BaseException) -> Answer:

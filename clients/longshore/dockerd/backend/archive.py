@@ -16,7 +16,7 @@ from longshore.client import users
 from longshore.dockerd.archive.view import rows_of
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
-from longshore.dockerd.backend.times import rfc3339
+from longshore.dockerd.backend.times import exact
 from longshore.dockerd.errors import ServerError
 from longshore.dockerd.spec import process, subpaths
 from longshore.zygote.client import WorkerDied, WorkerError
@@ -212,7 +212,7 @@ def header(statistics: Json) -> str:
         "name": statistics["name"],
         "size": statistics["size"],
         "mode": statistics["mode"],
-        "mtime": rfc3339(statistics["mtime_ns"]),
+        "mtime": exact(statistics["mtime_ns"]),
         "linkTarget": statistics["linkTarget"],
     }
     return base64.b64encode(json.dumps(document, separators=(",", ":")).encode()).decode()

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from longshore.api.errors import Error, FailedPrecondition, InvalidArgument, NotFound
+from longshore.api.errors import Error, FailedPrecondition, InvalidArgument, NotFound, Unimplemented
 from longshore.api.services.tasks.v1 import tasks_pb2
-from longshore.dockerd.backend import describe, names
+from longshore.dockerd.backend import describe, names, signals
 from longshore.dockerd.backend.attach import Attaching
 from longshore.dockerd.backend.checks import Checks
 from longshore.dockerd.backend.create import Created, Creation
@@ -32,7 +32,7 @@ from longshore.dockerd.backend.remove import Removal
 from longshore.dockerd.backend.restart import Backoff
 from longshore.dockerd.backend.start import Starting
 from longshore.dockerd.backend.stop import Stopping
-from longshore.dockerd.errors import Conflict, NotModified, ServerError
+from longshore.dockerd.errors import Conflict, NotModified
 from longshore.dockerd.logs.reading import Span
 from longshore.dockerd.records import Container, CreateBody, named_links
 
@@ -171,6 +171,7 @@ class Containers:
         """`docker rm --link /parent/alias`. Raises NotFound, Conflict."""
         parent, _, alias = name.removeprefix("/").rpartition("/")
         if not parent:
+            self.live(name)
             raise Conflict("Conflict, cannot remove the default link name of the container")
         await self._finished(self._unlink(self.live(parent), name, alias))
 
@@ -185,9 +186,9 @@ class Containers:
             await self.registry.save(live, draft)
 
     async def rename(self, name: str, new: str) -> None:
-        live = self.live(name)
         if not new:
             raise InvalidArgument("Neither old nor new names may be empty")
+        live = self.live(name)
         await self._finished(self._rename(live, new))
 
     async def _rename(self, live: Live, new: str) -> None:
@@ -279,6 +280,8 @@ class Containers:
         self.parts.publish(live, "restart")
 
     async def kill(self, name: str, signal: str = "") -> None:
+        if signal:
+            signals.number(signal)
         try:
             live = self.live(name)
         except NotFound as error:
@@ -292,7 +295,7 @@ class Containers:
         await self._finished(self.stopping.unpause(self.live(name)))
 
     async def resize(self, name: str, height: int, width: int) -> None:
-        """Characters. Raises Conflict unless it runs."""
+        """Characters. Raises Conflict unless it runs, InvalidArgument for what no terminal can have."""
         live = self.live(name)
         if not live.has_process:
             raise Conflict(f"Container {live.id} is not running")
@@ -321,10 +324,10 @@ class Containers:
     def logs(self, live: Live, span: Span, *, follow: bool = False) -> AsyncIterator[list[LogEntry]]:
         """What is recorded, some hundred entries at a time; with `follow` until the container stops.
 
-        Raises ServerError at once where the driver can't be read.
+        Raises Unimplemented at once where the driver can't be read.
         """
         if live.record.host_config.log_config.type == "none":
-            raise ServerError("configured logging driver does not support reading")
+            raise Unimplemented("configured logging driver does not support reading")
         return self.parts.logs.batches(live.record, follow=follow and live.alive, span=span)
 
     async def _close_io(self, id: str) -> None:

@@ -8,7 +8,7 @@ import time
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, NamedTuple
 
-from longshore.api.errors import Error, NotFound
+from longshore.api.errors import Error, InvalidArgument, NotFound
 from longshore.dockerd.archive import marks
 from longshore.dockerd.backend import names, runtimes, signals
 from longshore.dockerd.backend.live import Live
@@ -22,7 +22,7 @@ from longshore.dockerd.records import (
     HostConfig,
     NetworkingConfig,
 )
-from longshore.dockerd.spec import merge, namespaces, points, validate
+from longshore.dockerd.spec import links, merge, namespaces, points, validate
 from longshore.dockerd.spec.settings import Settings
 
 LABEL: Final = "io.longshore.dockerd/container"
@@ -48,18 +48,23 @@ class Creation:
         """
         parts = self._parts
         host = body.host_config or HostConfig()
+        if host.console_size:
+            host.console_size = [*host.console_size, 0][:2]
+        if image is None and not body.image:
+            raise InvalidArgument("no image was named for the container")
         if image is None:
             # Without a look at its layers, which are nearly always there: `_prepare` finds out.
             image = parts.images.info(await parts.images.find(body.image))
         config = merge.merge(_config(body), merge.image_config(image.config))
         warnings = validate.create(config, host, self._settings)
         namespaces.check(host, self._peer)
+        links.check(host, self._peer)
         if config.stop_signal:
             signals.number(config.stop_signal)
         host.runtime = host.runtime or self._parts.config.default_runtime
         runtimes.find(self._parts.config, host.runtime)
-        if host.network_mode.startswith("container:"):
-            host.network_mode = f"container:{self._peer(host.network_mode.partition(':')[2]).id}"
+        if (lender := self._lender(host)) is not None:
+            host.network_mode = f"container:{lender.id}"
         record = self._record(body, config, host, image)
         with suppress(NotFound):  # a network that isn't there is the start's to complain about
             parts.networks.check(record)
@@ -78,6 +83,15 @@ class Creation:
 
     def _peer(self, name: str) -> Container:
         return self._parts.registry.find(name).record
+
+    def _lender(self, host: HostConfig) -> Container | None:
+        """Whose network it shares. One that isn't there is the start's to complain about: NotFound of a create means
+        the image, and makes clients pull it."""
+        kind, _, name = host.network_mode.partition(":")
+        try:
+            return self._peer(name) if kind == "container" else None
+        except NotFound:
+            return None
 
     def _record(
         self, body: CreateBody, config: ContainerConfig, host: HostConfig, image: ImageInfo
@@ -105,9 +119,8 @@ class Creation:
             return config.hostname
         if host.network_mode == "host":
             return os.uname().nodename
-        if host.network_mode.startswith("container:"):
-            return self._peer(host.network_mode.partition(":")[2]).config.hostname
-        return id[:12]
+        lender = self._lender(host)
+        return lender.config.hostname if lender is not None else id[:12]
 
     async def _make(self, live: Live, image: ImageInfo, undo: AsyncExitStack) -> None:
         """Snapshot and record are made at the same time: a crash leaves either alone, which `recover` removes."""
@@ -162,18 +175,19 @@ def _config(body: CreateBody) -> ContainerConfig:
 def wanted_networks(
     host: HostConfig, networking: NetworkingConfig | None, config: ContainerConfig
 ) -> dict[str, EndpointSettings]:
-    """What the container is to join, the network of its mode first."""
+    """What the container is to join: the networks that are listed, without a list that of its mode."""
     asked: dict[str, Any] = (networking.endpoints_config if networking else None) or {}
     mode = host.network_mode or "default"
     host.network_mode = mode
     if mode.startswith("container:") or config.network_disabled:
         return {}
     first = "bridge" if mode == "default" else mode
-    wanted = {first: EndpointSettings()}
-    for name, settings in asked.items():
-        key = first if name in (mode, "default") else name
-        wanted[key] = settings or EndpointSettings()
-    if config.mac_address and not wanted[first].mac_address:
+    wanted = {}
+    for name, settings in (asked or {first: EndpointSettings()}).items():
+        if settings is None:
+            raise InvalidArgument(f"no EndpointSettings for {name}")
+        wanted[first if name in (mode, "default") else name] = settings
+    if config.mac_address and first in wanted and not wanted[first].mac_address:
         wanted[first].mac_address = config.mac_address
     return wanted
 

@@ -15,6 +15,8 @@ from longshore.dockerd.records import Container, ContainerState, EndpointSetting
 PREDEFINED: Final = ("bridge", "host", "none")
 SHORT_ID_IS_NO_ALIAS: Final = (1, 45)
 """Since this version the short ID stands among DNSNames only."""
+KERNEL_MEMORY_IS_GONE: Final = (1, 42)
+"""Since this version it is shown only where it was asked for."""
 
 # What Go leaves out when it is empty.
 _OPTIONAL_CONFIG: Final = (
@@ -54,7 +56,7 @@ def inspect(live: Live, version: tuple[int, int], sandbox_key: str = "") -> dict
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": record.app_armor_profile,
-        "ExecIDs": list(live.execs) or None,
+        "ExecIDs": (list(live.execs) if live.has_process else None) or None,
         "HostConfig": host_config(record, version),
         "GraphDriver": {"Data": None, "Name": record.driver},
         "Mounts": [mount(point) for point in record.mounts],
@@ -109,7 +111,12 @@ def host_config(record: Container, version: tuple[int, int]) -> dict[str, Any]:
     if record.host_config.links:
         pairs = named_links(record.host_config.links)
         document["Links"] = [f"/{target}:/{record.name}/{alias}" for target, alias in pairs]
-    return trimmed(document, _OPTIONAL_HOST)
+    shown = trimmed(document, _OPTIONAL_HOST)
+    if record.host_config.init is not None:  # False is a value
+        shown["Init"] = record.host_config.init
+    if version < KERNEL_MEMORY_IS_GONE:
+        shown |= {key: document[key] for key in ("KernelMemory", "KernelMemoryTCP")}
+    return shown
 
 
 def _mount_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from longshore.api.errors import Error, FailedPrecondition, NotFound
+from longshore.api.errors import Error, FailedPrecondition, InvalidArgument, NotFound
 from longshore.api.services.tasks.v1 import tasks_pb2
 from longshore.client import users
 from longshore.client.io import Null, Pipes, Reader
@@ -47,7 +47,7 @@ class ExecBody(Document):
     detach_keys: str = ""
     env: list[str] | None = None
     working_dir: str = ""
-    cmd: list[str] | str | None = None
+    cmd: list[str] | None = None
 
 
 @dataclass(eq=False)
@@ -174,7 +174,7 @@ class Execs:
     def create(self, live: Live, body: ExecBody, name: str = "") -> Exec:
         """`name` is what the client calls the container. Raises Conflict unless it runs."""
         self._running(live, name)
-        command = [body.cmd] if isinstance(body.cmd, str) else list(body.cmd or ())
+        command = list(body.cmd or ())
         self._drop_stale()
         made = Exec(secrets.token_hex(32), live, body, command)
         self._execs[made.id] = live.execs[made.id] = made
@@ -209,7 +209,9 @@ class Execs:
         found.begun = True
         body = found.body
         wanted: Pipes | Null = Null()
-        if not wish.detach:
+        if wish.detach and body.tty:
+            wanted = Pipes(stdout=True, stderr=False, terminal=True)  # a terminal needs somebody who reads
+        elif not wish.detach:
             wanted = Pipes(
                 stdin=body.attach_stdin,
                 stdout=body.attach_stdout or body.tty,
@@ -225,7 +227,9 @@ class Execs:
             self._release(found)
             self._forget(found)
             found.over.set()
-            raise type(error)(_words(error.message)) from error
+            raise _told(error, found.exit_code) from error
+        if wish.detach and body.tty:
+            self._let_go(found)
 
     async def _run(self, found: Exec, wanted: Pipes | Null, wish: Wish) -> None:
         spec = await self._process(found, wish)
@@ -259,7 +263,10 @@ class Execs:
         if body.working_dir:
             base["cwd"] = body.working_dir
         if body.user:
-            base["user"] = await self._user(live, body.user)
+            try:
+                base["user"] = await self._user(live, body.user)
+            except Error as error:
+                raise UnknownUser(error.message) from error
         if body.privileged or body.user:
             host = live.record.host_config
             allowed = own_capabilities() if body.privileged else processes.capabilities(host)
@@ -284,7 +291,7 @@ class Execs:
             await self.start(found, wish)
         except Error as error:
             # The answer has begun: the client reads the reason as output, the code by inspect.
-            framed = framing(body.tty)
+            framed = framing(wish.terminal)
             await connection.write(framed("stdout", error.message.encode() + b"\r\n"))
             return
         assert found.process is not None
@@ -294,7 +301,7 @@ class Execs:
             if wanted
         )
         wishes = attach.Wishes(
-            body.attach_stdin, outputs, body.tty, not body.tty, detach.parse(body.detach_keys)
+            body.attach_stdin, outputs, body.tty, not wish.terminal, detach.parse(body.detach_keys)
         )
         pipes = _Pipes(found.process)
         joined = asyncio.ensure_future(attach.join(connection, pipes, wishes))
@@ -401,8 +408,18 @@ class Execs:
         await tasks.call(tasks.stub.ResizePty, request)
 
 
-def _words(message: str) -> str:
-    return message if message.startswith("OCI runtime exec failed") else f"OCI runtime exec failed: {message}"
+class UnknownUser(InvalidArgument):
+    """Found out before any runtime is asked."""
+
+
+def _told(cause: Error, code: int | None) -> Error:
+    """What a client hears of a start that failed: a command that can't be run is the client's fault."""
+    if isinstance(cause, UnknownUser):
+        return cause
+    begin, message = "OCI runtime exec failed", cause.message
+    words = message if message.startswith(begin) else f"{begin}: {message}"
+    own = code in (failures.NOT_EXECUTABLE, failures.NOT_FOUND)
+    return InvalidArgument(words) if own else type(cause)(words)
 
 
 def describe(found: Exec) -> dict[str, Any]:
@@ -423,8 +440,8 @@ def describe(found: Exec) -> dict[str, Any]:
         "OpenStdin": body.attach_stdin,
         "OpenStderr": body.attach_stderr,
         "OpenStdout": body.attach_stdout,
-        "CanRemove": found.exit_code is not None,
+        "CanRemove": False,
         "ContainerID": found.live.id,
-        "DetachKeys": os.fsdecode(detach.parse(body.detach_keys)) if body.detach_keys else "",
+        "DetachKeys": b64encode(detach.parse(body.detach_keys)).decode() if body.detach_keys else "",
         "Pid": found.pid,
     }

@@ -54,6 +54,8 @@ def code_of(cause: BaseException) -> int:
 def exec_code(cause: Error) -> int:
     """The exit code that a process gets that couldn't be started."""
     low = cause.message.lower()
+    if low.startswith("unable to find "):
+        return NOT_EXECUTABLE
     if "not a directory" in low:
         return NOT_FOUND
     if any(words in low for words in _NOT_EXECUTABLE_WORDS):

@@ -85,7 +85,7 @@ class Listing:
     async def _image(self, reference: str) -> ImageInfo | None:
         try:
             return self._parts.images.info(await self._parts.images.find(reference))
-        except NotFound:
+        except (InvalidArgument, NotFound):
             return None
 
     async def line(self, live: Live, version: tuple[int, int], size: bool = False) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Listing:
             "Mounts": [describe.mount(point) for point in record.mounts],
         }
         if size:
-            document |= await self.sizes(live)
+            document |= {key: value for key, value in (await self.sizes(live)).items() if value}
         return document
 
     async def sizes(self, live: Live) -> dict[str, int]:
@@ -222,9 +222,14 @@ def _exposed(values: Sequence[str]) -> Test:
     return lambda live: bool(wanted & set(live.record.config.exposed_ports or ()))
 
 
+_BOOLEANS: Final = ("true", "1", "false", "0")
+
+
 def _tasks(values: Sequence[str]) -> Test:
     """No container here is a task of a swarm."""
-    return lambda live: any(value.lower() in ("false", "0", "no") for value in values)
+    if any(value not in _BOOLEANS for value in values):
+        raise InvalidArgument(f"invalid filter 'is-task=[{' '.join(values)}]'")
+    return lambda live: any(value in ("false", "0") for value in values)
 
 
 _TESTS: Final[dict[str, Callable[[Sequence[str]], Test]]] = {

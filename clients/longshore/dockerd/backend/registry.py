@@ -44,11 +44,13 @@ class Registry:
     def find(self, name: str) -> Live:
         """By ID, name (with or without its slash), or unambiguous prefix of the ID.
 
-        Raises NotFound: "No such container: NAME", InvalidArgument for an ambiguous prefix.
+        Raises NotFound: "No such container: NAME", InvalidArgument for "" and an ambiguous prefix.
         """
         found = self._live.get(name) or self._live.get(self._names.get(name.removeprefix("/"), ""))
         if found is not None:
             return found
+        if not name:
+            raise InvalidArgument('invalid name or ID supplied: ""')
         matches = [id for id in self._live if id.startswith(name)] if name and _HEX.fullmatch(name) else []
         if len(matches) > 1:
             raise InvalidArgument(f"Multiple IDs found with provided prefix: {name}")

@@ -26,8 +26,11 @@ _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(\.\
 
 def rfc3339(time_ns: int) -> str:
     """With as many digits of the fraction as it has; 0 is the year 1, as Go writes its zero time."""
-    if time_ns <= 0:
-        return NEVER
+    return exact(time_ns) if time_ns > 0 else NEVER
+
+
+def exact(time_ns: int) -> str:
+    """As `rfc3339` without a zero time: of files, where 0 is 1970."""
     seconds, nanos = divmod(time_ns, SECOND)
     fraction = f".{nanos:09d}".rstrip("0") if nanos else ""
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}{fraction}Z"
@@ -40,8 +43,10 @@ def parse(text: str, now_ns: int | None = None) -> int:
     """
     if not text:
         return 0
-    if re.fullmatch(r"-?\d+(\.\d{1,9})?", text):
+    if re.fullmatch(r"-?\d+(\.\d+)?", text):
         whole, _, fraction = text.partition(".")
+        if abs(int(whole)) >= 1 << 63:
+            raise InvalidArgument(f'time out of range: "{text}"')
         return int(whole) * SECOND + int((fraction + "0" * 9)[:9])
     if (ago := duration(text)) is not None:
         return (time.time_ns() if now_ns is None else now_ns) - ago

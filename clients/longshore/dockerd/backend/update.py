@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from longshore.api.errors import Error, InvalidArgument, NotFound
+from longshore.api.errors import Error, NotFound
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.backend.parts import Parts
 from longshore.dockerd.errors import Conflict, ServerError
@@ -36,7 +36,9 @@ async def update(parts: Parts, live: Live, body: UpdateBody) -> list[str]:
         wanted = asked(body)
         merged(draft.host_config, wanted, live.id)
         warnings = validate.resources(draft.host_config)
-        _policy(draft.host_config, body.restart_policy)
+        if not body.kernel_memory:  # it was said when it was set
+            warnings = [text for text in warnings if text != validate.DEPRECATED]
+        _policy(draft.host_config, body.restart_policy, live.id)
         if live.has_process and wanted:
             await _apply(parts, live, draft.host_config)
         await parts.registry.save(live, draft)
@@ -77,13 +79,12 @@ def _contradiction(host: HostConfig, wanted: dict[str, Any]) -> str:
     return ""
 
 
-def _policy(host: HostConfig, policy: RestartPolicy | None) -> None:
+def _policy(host: HostConfig, policy: RestartPolicy | None, id: str) -> None:
     if policy is None or not policy.name:
         return
     if host.auto_remove and policy.name != "no":
-        raise InvalidArgument(
-            "Restart policy cannot be updated because AutoRemove is enabled for the container"
-        )
+        words = "Restart policy cannot be updated because AutoRemove is enabled for the container"
+        raise Conflict(f"Cannot update container {id}: {words}")
     validate.restart_policy(policy)
     host.restart_policy = msgspec.structs.replace(policy)
 

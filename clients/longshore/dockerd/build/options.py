@@ -61,6 +61,10 @@ def of(call: Call) -> Options:
         raise InvalidArgument(f'invalid version "{call.query["version"]}"')
     if call.flag("squash"):
         raise InvalidArgument("squash is only supported with experimental mode")
+    if call.query.get("outputs"):
+        raise InvalidArgument("this daemon has no BuildKit, which outputs of a build need")
+    if (isolation := call.query.get("isolation", "")) not in ("", "default"):
+        raise InvalidArgument(f'Unsupported isolation: "{isolation}"')
     if call.values("securityopt"):
         raise InvalidArgument(
             "The daemon on this platform does not support setting security options on build"

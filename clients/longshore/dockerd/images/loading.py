@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from typing import IO, TYPE_CHECKING, Any
 
 from longshore.api.errors import InvalidArgument
-from longshore.client import AsyncClient
+from longshore.client import AsyncClient, oci
 from longshore.client.archive import ArchiveSource
 from longshore.client.images import Record, store_tree
 from longshore.client.sources import Named
-from longshore.dockerd.images import names
+from longshore.dockerd.images import names, platforms
 from longshore.dockerd.images.catalogue import Facts
 from longshore.dockerd.images.names import Reference
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from longshore.dockerd.images.store import Images
 
 
-async def load(images: Images, archive: IO[bytes], *, quiet: bool) -> AsyncIterator[dict[str, Any]]:
-    """Store, unpack and record what an archive has; lines of progress. InvalidArgument for what is no archive."""
+async def load(
+    images: Images, archive: IO[bytes], *, quiet: bool, platform: oci.Platform | None = None
+) -> AsyncIterator[dict[str, Any]]:
+    """Store, unpack and record what an archive has; lines of progress. InvalidArgument for what is no archive,
+    NotFound where an image in it is for another platform than the one that is asked for.
+    """
     async with images.client.leased() as client:
         source = ArchiveSource(client, archive)
         for facts, target, tags in _by_image(
-            [await _stored(images, client, source, n) for n in await source.resolve()]
+            [await _stored(images, client, source, n, platform) for n in await source.resolve()]
         ):
             await images.unpack(facts, client)
             for diff_id in () if quiet else facts.diff_ids:
@@ -40,11 +44,15 @@ async def load(images: Images, archive: IO[bytes], *, quiet: bool) -> AsyncItera
 _Found = tuple[Facts, Named]
 
 
-async def _stored(images: Images, client: AsyncClient, source: ArchiveSource, named: Named) -> _Found:
+async def _stored(
+    images: Images, client: AsyncClient, source: ArchiveSource, named: Named, wanted: oci.Platform | None
+) -> _Found:
     await store_tree(client, source, named.target)
     facts = await images.catalogue.look(Record(name="", target=named.target))
     if facts is None:
         raise InvalidArgument(f"{named.name or named.target.digest} is no image for this platform")
+    if wanted is not None:
+        platforms.compare(named.name or named.target.digest, wanted, facts.platform)
     return facts, named
 
 

@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from longshore.dockerd.images.store import Images
 
 
+_SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd"))
+
+
 def parse(text: str) -> oci.Platform | None:
-    """``linux/arm64/v8``, as the flag has it; None for "". Raises InvalidArgument."""
+    """``linux/arm64/v8``, an architecture or a system alone; None for "". Raises InvalidArgument."""
+    if text.lower() in _SYSTEMS:
+        return oci.Platform(text.lower(), oci.host_platform().architecture)
     try:
         return oci.parse_platform(text) if text else None
     except ValueError as error:
@@ -40,8 +45,13 @@ async def check(images: Images, reference: str, wanted: oci.Platform | None) -> 
     if wanted is None:
         return
     found = (await images.find(reference)).facts.platform
+    name = reference if names.id_prefix(reference) else names.familiar(names.parse(reference))
+    compare(name, wanted, found)
+
+
+def compare(name: str, wanted: oci.Platform, found: oci.Platform) -> None:
+    """Raises NotFound unless an image for `found` serves."""
     if not oci.matches(wanted, found._asdict()):
-        name = reference if names.id_prefix(reference) else names.familiar(names.parse(reference))
         raise NotFound(
             f"image with reference {name} was found but does not match the specified platform:"
             f" wanted {wanted}, actual: {found}"

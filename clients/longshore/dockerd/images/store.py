@@ -420,11 +420,16 @@ class Images(ImageSource):
 
     # -- archives
 
-    def load(self, archive: IO[bytes], *, quiet: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """Read a docker or OCI archive and record its images; lines of progress, if `quiet` only the names."""
+    def load(
+        self, archive: IO[bytes], *, quiet: bool = False, platform: oci.Platform | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Read a docker or OCI archive and record its images; lines of progress, if `quiet` only the names.
+
+        With a `platform` all must be for it (NotFound).
+        """
         from longshore.dockerd.images.loading import load
 
-        return load(self, archive, quiet=quiet)
+        return load(self, archive, quiet=quiet, platform=platform)
 
     def import_tar(self, archive: AsyncIterator[bytes], wish: Wish) -> AsyncIterator[dict[str, Any]]:
         """A root file system's tar as an image of one layer."""

@@ -17,7 +17,6 @@ import structlog
 from longshore.api import errors
 from longshore.dockerd.ends import Ends
 from longshore.dockerd.engine import Attachment, LogEntry, LogSource, StdioPaths
-from longshore.dockerd.errors import ServerError
 from longshore.dockerd.logs import options, plan, wire
 from longshore.dockerd.logs.connection import Connection, connect
 from longshore.dockerd.logs.reading import Reader, Span
@@ -92,7 +91,7 @@ class Logs(LogSource):
         """As `read`, some hundred entries at a time: a long log costs a fraction."""
         made = plan.make(container, self._config, self.folder(container))
         if made.format is None:
-            raise ServerError("configured logging driver does not support reading")
+            raise errors.Unimplemented("configured logging driver does not support reading")
         # Asked before the files are opened: whatever is written afterwards, we are told of.
         watch = await self._watching(container) if follow else None
         try:

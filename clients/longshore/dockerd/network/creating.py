@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from longshore.api import errors
+from longshore.dockerd.errors import ServerError
 from longshore.dockerd.network import ipam
 from longshore.dockerd.network.ipam import Network as Subnet
 from longshore.dockerd.network.records import NetworkRecord, PoolRecord
@@ -41,7 +42,7 @@ def record(body: CreateBody, registry: Registry, drivers: Drivers, routes: Seque
         options=dict(body.options or {}),
         labels=dict(body.labels or {}),
         ipam_driver=(body.ipam.driver if body.ipam else "") or "default",
-        ipam_options=(body.ipam.options if body.ipam else None) or {},
+        ipam_options=body.ipam.options if body.ipam else None,
         config_only=body.config_only,
         config_from=body.config_from.network if body.config_from else "",
     )
@@ -161,7 +162,10 @@ def _settle(
 ) -> None:
     """Every pool with subnet and gateway, reserved; a network without any gets one per version."""
     pools = [pool for pool in wanted if pool.subnet]
-    versions = {ipam.parse_subnet(pool.subnet).version for pool in pools}
+    families = [ipam.parse_subnet(pool.subnet).version for pool in pools]
+    versions = set(families)
+    if made.driver == "bridge" and len(families) > len(versions):
+        raise errors.PermissionDenied("bridge driver doesn't support multiple subnets")
     if 6 in versions:
         made.enable_ipv6 = True
     try:
@@ -180,8 +184,10 @@ def _settle(
 
 
 def _first(record: PoolRecord) -> str:
-    """The lowest address that may be given out."""
+    """The lowest address that may be given out. Raises ServerError where there is none."""
     subnet = ipam.parse_subnet(record.subnet)
+    if subnet.num_addresses <= 2:
+        raise ServerError("failed to allocate gateway (): No available addresses on this pool")
     pool = ipam.Pool(subnet, ipam.parse_subnet(record.ip_range) if record.ip_range else None)
     for address in record.auxiliary.values():
         pool.take(ipam.parse_address(address))

@@ -41,6 +41,11 @@ def check(network: Network, asked: EndpointSettings) -> None:
     wrong: list[str] = []
     config = asked.ipam_config
     fixed = [each for each in (config.ipv4_address, config.ipv6_address) if each] if config else []
+    for text in (config.link_local_ips if config else None) or ():
+        try:
+            ipam.parse_address(text)
+        except ValueError:
+            wrong.append(f"invalid link-local IP address: {text}")
     if network.record.config_only:
         raise errors.PermissionDenied("cannot create endpoint on configuration-only network")
     if network.is_predefined:

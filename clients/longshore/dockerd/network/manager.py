@@ -271,7 +271,7 @@ class Networks(NetworkSource):
         except BaseException as error:
             await self._destroy(network)
             if isinstance(error, OSError):
-                raise ServerError(str(error)) from error
+                raise ServerError(error.strerror or str(error)) from error
             raise
         self._tell("create", network)
         return network

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 async def prune(engine: Engine, filters: dict[str, list[str]]) -> list[str] | None:
-    """The names of those that were removed; None for none, as the original says it."""
+    """The names of those that were removed; None for none, as the original says it. Raises InvalidArgument."""
     networks = engine.networks
+    before = [times.parse(text) for text in filters.get("until", ())]
     named = {
         joining.network_name(term, networks.all())
         for container in engine.containers.all()
@@ -23,7 +24,7 @@ async def prune(engine: Engine, filters: dict[str, list[str]]) -> list[str] | No
     }
     removed = []
     for network in networks.all():
-        if network.is_predefined or network.name in named or not _wanted(network.record, filters):
+        if network.is_predefined or network.name in named or not _wanted(network.record, filters, before):
             continue
         try:
             await networks.remove(network.id)
@@ -35,10 +36,9 @@ async def prune(engine: Engine, filters: dict[str, list[str]]) -> list[str] | No
     return removed or None
 
 
-def _wanted(record: NetworkRecord, filters: dict[str, list[str]]) -> bool:
-    for text in filters.get("until", ()):
-        if record.created_ns >= times.parse(text):
-            return False
+def _wanted(record: NetworkRecord, filters: dict[str, list[str]], before: list[int]) -> bool:
+    if any(record.created_ns >= time for time in before):
+        return False
     if not all(documents.has_label(record, label) for label in filters.get("label", ())):
         return False
     return not any(documents.has_label(record, label) for label in filters.get("label!", ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longshore.api import errors
+from longshore.dockerd.backend import times
 from longshore.dockerd.build import options
 from longshore.dockerd.build.output import Output
 from longshore.dockerd.build.running import CommandFailed
@@ -30,7 +31,11 @@ async def build(engine: Engine, call: Call) -> None:
 
 async def prune(engine: Engine, call: Call) -> Answer:
     """POST /build/prune: the cache is images, which `docker image prune` removes; here is nothing to free."""
-    call.filters(_PRUNE_FILTERS)
+    filters = call.filters(_PRUNE_FILTERS)
+    for text in filters.get("until", ()):
+        if times.duration(text) is None:
+            raise errors.InvalidArgument(f'"until" filter expects a duration (e.g., \'24h\'): "{text}"')
+    call.integer("keep-storage")
     engine.builder.pruned()
     return Answer(body={"CachesDeleted": None, "SpaceReclaimed": 0})
 

@@ -31,11 +31,9 @@ async def _body(call: Call) -> ContainerConfig | None:
 async def make(engine: Engine, call: Call) -> Answer:
     """POST /commit. The body is a config, whose members win over the container's; it may be absent."""
     name = call.query.get("container", "")
-    if not name:
-        raise InvalidArgument("bad parameter: 'container' cannot be empty")
+    config = await _body(call)
     live = engine.containers.live(name)
     repository, tag = call.query.get("repo", ""), call.query.get("tag", "")
-    config = await _body(call)
     info = await commit(
         engine.containers.parts,
         live,

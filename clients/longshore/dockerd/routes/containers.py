@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from longshore.api.errors import InvalidArgument
+from longshore.api.errors import InvalidArgument, Unimplemented
 from longshore.dockerd.backend import attach, detach, frames, listing, prune, times
 from longshore.dockerd.backend.live import Live
 from longshore.dockerd.engine import Engine, LogEntry
@@ -18,10 +18,7 @@ from longshore.dockerd.records import CreateBody
 async def list_all(engine: Engine, call: Call) -> Answer:
     """GET /containers/json."""
     limit = call.integer("limit", 0) or 0
-    filters = dict(call.filters(listing.FILTERS))
-    for name in ("before", "since"):  # the oldest form of these filters
-        if call.query.get(name):
-            filters[name] = [call.query[name]]
+    filters = call.filters(listing.FILTERS)
     found = await engine.containers.listing.select(filters, call.flag("all"), limit)
     size = call.flag("size")
     lines = [await engine.containers.listing.line(live, call.version, size) for live in found]
@@ -31,9 +28,23 @@ async def list_all(engine: Engine, call: Call) -> Answer:
 async def create(engine: Engine, call: Call) -> Answer:
     """POST /containers/create."""
     body = await call.json(CreateBody)
+    if body == CreateBody():
+        raise InvalidArgument("config cannot be empty in order to create a container")
+    _check_networks(body, call)
     await platforms.check(engine.images, body.image, platforms.parse(call.query.get("platform", "")))
     made = await engine.containers.create(body, call.query.get("name", ""))
     return Answer(201, {"Id": made.live.id, "Warnings": made.warnings})
+
+
+_SEVERAL_NETWORKS = (1, 44)
+"""Since this version a create may join more than one."""
+
+
+def _check_networks(body: CreateBody, call: Call) -> None:
+    asked = (body.networking_config.endpoints_config if body.networking_config else None) or {}
+    if len(asked) > 1 and call.version < _SEVERAL_NETWORKS:
+        names = ", ".join(sorted(asked))
+        raise InvalidArgument(f"Container cannot be connected to network endpoints: {names}")
 
 
 async def inspect(engine: Engine, call: Call) -> Answer:
@@ -42,8 +53,16 @@ async def inspect(engine: Engine, call: Call) -> Answer:
     return Answer(body=document)
 
 
+_EMPTY_BODY = 7  # bytes: {}, null and the like
+
+
 async def start(engine: Engine, call: Call) -> Answer:
-    """POST /containers/{name}/start."""
+    """POST /containers/{name}/start. A body, longer than a client's empty one, has once changed the HostConfig."""
+    length = call.headers.get("content-length", "")
+    if "transfer-encoding" in call.headers or (length.isdigit() and int(length) > _EMPTY_BODY):
+        raise InvalidArgument(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
+        )
     await engine.containers.start(call.path["name"])
     return Answer(204)
 
@@ -119,6 +138,9 @@ def size_of(call: Call) -> tuple[int, int]:
     height, width = call.integer("h"), call.integer("w")
     if height is None or width is None:
         raise InvalidArgument("the query needs h and w")
+    for name, value in (("height", height), ("width", width)):
+        if not 0 <= value < 1 << 32:
+            raise InvalidArgument(f"invalid resize {name} {value}: value out of range")
     return height, width
 
 
@@ -175,7 +197,8 @@ async def _attach(
 ) -> None:
     attaching = engine.containers.attaching
     attaching.check(live)
-    reserved = attaching.reserve(live) if call.flag("stream") else None
+    has_streams = wishes.stdin or wishes.outputs
+    reserved = attaching.reserve(live) if call.flag("stream") and has_streams else None
     try:
         connection = await take()
         with contextlib.suppress(ConnectionError):
@@ -197,10 +220,10 @@ async def _replay(engine: Engine, live: Live, connection: attach.Connection, wis
 
 async def logs(engine: Engine, call: Call) -> None:
     """GET /containers/{name}/logs."""
-    live = engine.containers.live(call.path["name"])
     outputs = frozenset(name for name in ("stdout", "stderr") if call.flag(name))
     if not outputs:
         raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    live = engine.containers.live(call.path["name"])
     since, until = (times.parse(call.query.get(name, "")) for name in ("since", "until"))
     span = Span(_tail(call.query.get("tail", "")), since, until)
     batches = engine.containers.logs(live, span, follow=call.flag("follow"))
@@ -230,6 +253,14 @@ def _line(entry: LogEntry, stamped: bool, detailed: bool) -> bytes:
     return line
 
 
+async def checkpoints(engine: Engine, call: Call) -> Answer:
+    """GET, POST and DELETE of /containers/{name}/checkpoints."""
+    raise Unimplemented(
+        "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to"
+        " enable it."
+    )
+
+
 ROUTES = (
     Route("GET", "/containers/json", list_all),
     Route("POST", "/containers/create", create),
@@ -247,5 +278,8 @@ ROUTES = (
     Route("POST", "/containers/{name}/wait", wait),
     Route("POST", "/containers/{name}/attach", attach_streams, hijacks=True),
     Route("GET", "/containers/{name}/attach/ws", attach_websocket, hijacks=True),
+    Route("GET", "/containers/{name}/checkpoints", checkpoints, since=(1, 25)),
+    Route("POST", "/containers/{name}/checkpoints", checkpoints, since=(1, 25)),
+    Route("DELETE", "/containers/{name}/checkpoints/{checkpoint}", checkpoints, since=(1, 25)),
     Route("DELETE", "/containers/{name}", remove),
 )

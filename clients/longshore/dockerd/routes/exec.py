@@ -20,6 +20,10 @@ class StartBody(Document):
     console_size: list[int] | None = None
 
 
+_CONSOLE_SIZE = (1, 42)
+"""Since this version a start may name the terminal's size."""
+
+
 async def create(engine: Engine, call: Call) -> Answer:
     """POST /containers/{name}/exec."""
     body = await call.json(execs.ExecBody)
@@ -33,14 +37,15 @@ async def create(engine: Engine, call: Call) -> Answer:
 
 async def start(engine: Engine, call: Call) -> Answer | None:
     """POST /exec/{id}/start."""
-    found = engine.containers.execs.find(call.path["id"])
     body = await call.json(StartBody)
-    wish = execs.Wish(body.tty, body.detach, body.console_size)
+    found = engine.containers.execs.find(call.path["id"])
+    size = body.console_size if call.version >= _CONSOLE_SIZE else None
+    wish = execs.Wish(body.tty, body.detach, size)
     engine.containers.execs.check(found)
     if body.detach:
         await engine.containers.execs.start(found, wish)
         return Answer(200)
-    connection = await call.hijack(frames.content_type(found.body.tty, call.version))
+    connection = await call.hijack(frames.content_type(body.tty, call.version))
     with contextlib.suppress(ConnectionError):
         await engine.containers.execs.serve(found, connection, wish)
     return None

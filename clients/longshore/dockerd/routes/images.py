@@ -7,6 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import IO, Any, cast
 
+import msgspec
+
+from longshore.api.errors import InvalidArgument
 from longshore.client import oci
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
@@ -14,6 +17,7 @@ from longshore.dockerd.images import listing, names, platforms, registries
 from longshore.dockerd.images.bodies import BodyFile, download
 from longshore.dockerd.images.importing import Wish
 
+_AUTH_LIMIT = 1 << 16  # bytes
 _BUFFER = 1 << 20  # bytes read at once of an archive
 
 
@@ -93,11 +97,26 @@ def _platform(call: Call) -> oci.Platform | None:
     return platforms.parse(call.query.get("platform", ""))
 
 
+async def _auth_of_body(call: Call) -> registries.Auth:
+    data = b""
+    async for block in call.body():
+        data += block
+        if len(data) > _AUTH_LIMIT:
+            raise InvalidArgument("the request's body is too long")
+    try:
+        return msgspec.json.decode(data, type=registries.Auth | None) or registries.Auth()
+    except msgspec.DecodeError as error:
+        words = str(error) if data.strip() else "EOF"
+        raise InvalidArgument(f"Bad parameters and missing X-Registry-Auth: {words}") from None
+
+
 async def push(engine: Engine, call: Call) -> None:
-    """POST /images/{name}/push."""
-    auth = registries.decode(call.headers.get("x-registry-auth", ""))
+    """POST /images/{name}/push. Who pushes is told by a header or, as it once was, by the body."""
+    header = call.headers.get("x-registry-auth", "")
+    auth = registries.decode(header) if header else await _auth_of_body(call)
     repository = names.with_tag(call.path["name"], call.query.get("tag", ""))
     tag = repository.tag if names.has_tag(call.path["name"]) else call.query.get("tag", "")
+    await platforms.check(engine.images, str(repository), platforms.decode(call.query.get("platform", "")))
     await _streamed(call, engine.images.push(repository, tag, auth))
 
 
@@ -136,7 +155,9 @@ async def search(engine: Engine, call: Call) -> Answer:
 async def load(engine: Engine, call: Call) -> None:
     """POST /images/load."""
     archive = cast(IO[bytes], io.BufferedReader(BodyFile(call.body()), _BUFFER))
-    await _streamed(call, engine.images.load(archive, quiet=call.flag("quiet", True)))
+    wanted = platforms.decode(call.query.get("platform", ""))
+    lines = engine.images.load(archive, quiet=call.flag("quiet", True), platform=wanted)
+    await _streamed(call, lines)
 
 
 ROUTES = (

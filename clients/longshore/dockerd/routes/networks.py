@@ -12,6 +12,7 @@ from longshore.dockerd.network.documents import ConnectBody, CreateBody, Disconn
 from longshore.dockerd.network.registry import Network
 
 _LIST: Final = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
+_BOOLEANS: Final = ("true", "1", "false", "0")
 _PRUNE: Final = frozenset(("label", "label!", "until"))
 
 
@@ -21,6 +22,11 @@ async def listing(engine: Engine, call: Call) -> Answer:
     for kind in filters.get("type", ()):
         if kind not in ("builtin", "custom"):
             raise errors.InvalidArgument(f"invalid filter: 'type'='{kind}'")
+    dangling = filters.get("dangling", ())
+    if dangling and (len(dangling) > 1 or dangling[0] not in _BOOLEANS):
+        raise errors.InvalidArgument(
+            'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+        )
     found = [each for each in engine.networks.all() if _shown(each, filters)]
     return Answer(body=[documents.summary(each, call.version) for each in found])
 
@@ -31,6 +37,7 @@ def _shown(network: Network, filters: dict[str, list[str]]) -> bool:
 
 async def inspect(engine: Engine, call: Call) -> Answer:
     """GET /networks/{id}."""
+    call.boolean("verbose")
     scope = call.query.get("scope", "")
     network = engine.networks.find(call.path["id"])
     if scope not in ("", "local"):
@@ -53,8 +60,8 @@ async def remove(engine: Engine, call: Call) -> Answer:
 async def connect(engine: Engine, call: Call) -> Answer:
     """POST /networks/{id}/connect."""
     body = await call.json(ConnectBody)
-    engine.networks.find(call.path["id"])
     live = engine.containers.live(body.container)
+    engine.networks.find(call.path["id"])
     async with live.lock:
         draft = live.draft()
         await engine.networks.connect(draft, call.path["id"], body.endpoint_config)
@@ -65,8 +72,8 @@ async def connect(engine: Engine, call: Call) -> Answer:
 async def disconnect(engine: Engine, call: Call) -> Answer:
     """POST /networks/{id}/disconnect."""
     body = await call.json(DisconnectBody)
-    engine.networks.find(call.path["id"])
     live = engine.containers.live(body.container)
+    engine.networks.find(call.path["id"])
     async with live.lock:
         draft = live.draft()
         await engine.networks.disconnect(draft, call.path["id"])
@@ -82,6 +89,7 @@ async def prune(engine: Engine, call: Call) -> Answer:
 
 ROUTES = (
     Route("GET", "/networks", listing),
+    Route("GET", "/networks/", listing),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune, since=(1, 25)),
     Route("GET", "/networks/{id}", inspect),

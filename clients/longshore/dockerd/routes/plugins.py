@@ -8,7 +8,10 @@ from longshore.dockerd.http import Answer, Call, Route
 
 
 async def none(engine: Engine, call: Call) -> Answer:
-    call.filters(frozenset(("capability", "enabled")))
+    filters = call.filters(frozenset(("capability", "enabled")))
+    enabled = filters.get("enabled", [])
+    if any(value not in ("true", "1", "false", "0") for value in enabled):
+        raise errors.InvalidArgument(f"invalid filter 'enabled=[{' '.join(enabled)}]'")
     return Answer(200, [])
 
 

@@ -32,8 +32,8 @@ async def processes(engine: Engine, call: Call) -> Answer:
 
 async def limits(engine: Engine, call: Call) -> Answer:
     """POST /containers/{name}/update."""
-    live = engine.containers.live(call.path["name"])
     body = await call.json(UpdateBody)
+    live = engine.containers.live(call.path["name"])
     return Answer(body={"Warnings": await update(engine.containers.parts, live, body) or None})
 
 

@@ -18,7 +18,15 @@ _PING = {
 
 
 async def ping(engine: Engine, call: Call) -> Answer:
-    return Answer(200, None if call.method == "HEAD" else b"OK", _PING, "text/plain; charset=utf-8")
+    kind = "text/plain; charset=utf-8"
+    if call.method == "HEAD":
+        return Answer(200, None, {**_PING, "Content-Type": kind})
+    return Answer(200, b"OK", _PING, kind)
+
+
+async def options(engine: Engine, call: Call) -> Answer:
+    """OPTIONS of anything: what browsers ask first."""
+    return Answer()
 
 
 async def version(engine: Engine, call: Call) -> Answer:
@@ -30,7 +38,7 @@ async def info(engine: Engine, call: Call) -> Answer:
 
 
 async def events(engine: Engine, call: Call) -> None:
-    filters = call.filters(FILTERS)
+    filters = call.filters(FILTERS, ignore_others=True)
     since, until = _time(call, "since"), _time(call, "until")
     if since and until and since > until:
         raise errors.InvalidArgument(
@@ -44,7 +52,7 @@ async def events(engine: Engine, call: Call) -> None:
 
 async def df(engine: Engine, call: Call) -> Answer:
     """Of what kinds is told by `type`, all without it."""
-    asked = call.values("type")
+    asked = call.values("type") if call.version >= (1, 42) else []
     if unknown := sorted(set(asked) - set(usage.KINDS)):
         raise errors.InvalidArgument(f"unknown object type: {unknown[0]}")
     return Answer(200, await usage.of(engine, asked or usage.KINDS, call.version))
@@ -58,6 +66,7 @@ def _time(call: Call, name: str) -> int | None:
 ROUTES = (
     Route("GET", "/_ping", ping),
     Route("HEAD", "/_ping", ping),
+    Route("OPTIONS", "/{any}", options),
     Route("GET", "/version", version),
     Route("GET", "/info", info),
     Route("GET", "/events", events),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from longshore.api.errors import InvalidArgument, NotFound
 from longshore.dockerd.errors import Conflict
-from longshore.dockerd.records import Container
+from longshore.dockerd.records import Container, HostConfig
 from longshore.dockerd.spec.settings import Peer
 
 _DEFAULT = ("", "default", "bridge")
@@ -30,6 +31,21 @@ def environment(container: Container, peer: Peer) -> list[str]:
             raise Conflict(f"Cannot link to a non running container: /{child.name} AS {name}")
         found += _of(child, name)
     return found
+
+
+def check(host: HostConfig, peer: Peer) -> None:
+    """At create: whether the containers that are linked to are there. Raises InvalidArgument: of a create NotFound
+    would mean the image."""
+    if host.network_mode not in _DEFAULT:
+        return
+    for text in host.links or ():
+        if not text:
+            raise InvalidArgument("empty string specified for links")
+        target = text.removeprefix("/").partition(":")[0]
+        try:
+            peer(target)
+        except (InvalidArgument, NotFound) as error:
+            raise InvalidArgument(f"could not get container for {target}: {error.message}") from error
 
 
 def _of(child: Container, name: str) -> Iterator[str]:

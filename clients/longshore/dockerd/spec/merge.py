@@ -24,7 +24,7 @@ def merge(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
     if not own:
         command = command or words(image.cmd)
         # [""] is how a client says "none at all".
-        entrypoint = words(image.entrypoint) if own is None else None
+        entrypoint = words(image.entrypoint) if own is None else own
     elif own == [""]:
         entrypoint = None
     return msgspec.structs.replace(
@@ -41,7 +41,6 @@ def merge(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
         stop_timeout=image.stop_timeout if config.stop_timeout is None else config.stop_timeout,
         shell=config.shell or image.shell,
         healthcheck=_health(config.healthcheck, image.healthcheck),
-        on_build=None,
     )
 
 

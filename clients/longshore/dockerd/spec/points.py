@@ -44,7 +44,7 @@ def plan(config: ContainerConfig, host: HostConfig, peer: Peer = no_peers) -> li
     """
     borrowed = {point.target: point for text in host.volumes_from or () for point in _borrowed(text, peer)}
     own: dict[str, MountPoint] = {}
-    taken = {_clean(target) for target in host.tmpfs or ()}
+    taken = {_destination(target) for target in host.tmpfs or ()}
     points = [parse_bind(text, host.volume_driver) for text in host.binds or ()]
     points += [of_mount(mount) for mount in host.mounts or ()]
     for point in points:
@@ -73,7 +73,7 @@ def parse_bind(text: str, driver: str = "") -> MountPoint:
     config = f'{wrong}: invalid mount config for type "{kind}"'
     if mode.propagation and kind == "volume":
         raise InvalidArgument(f"{config}: field BindOptions must not be specified")
-    place = _destination("/" + target, config)  # relative to the root, as the original takes it
+    place = _destination(target, config)
     if source.startswith("/"):
         return MountPoint(
             type="bind",
@@ -85,9 +85,7 @@ def parse_bind(text: str, driver: str = "") -> MountPoint:
         )
     point = _volume(place, source, driver)
     copy = True if mode.copy is None else mode.copy
-    return msgspec.structs.replace(
-        point, writable=mode.writable, mode=mode.text or ("z" if source else ""), copy_up=copy
-    )
+    return msgspec.structs.replace(point, writable=mode.writable, mode=mode.text or "z", copy_up=copy)
 
 
 def _volume(target: str, name: str = "", driver: str = "") -> MountPoint:
@@ -105,12 +103,13 @@ def _clean(path: str) -> str:
     return posixpath.normpath(path)
 
 
-def _destination(path: str, wrong: str) -> str:
+def _destination(path: str, wrong: str = "") -> str:
+    before = f"{wrong}: " if wrong else ""
     if not path.startswith("/"):
-        raise InvalidArgument(f"{wrong}: invalid mount path: '{path}' mount path must be absolute")
+        raise InvalidArgument(f"{before}invalid mount path: '{path}' mount path must be absolute")
     cleaned = "/" + _clean(path).strip("/")
     if cleaned == "/":
-        raise InvalidArgument(f"{wrong}: invalid specification: destination can't be '/'")
+        raise InvalidArgument(f"{before}invalid specification: destination can't be '/'")
     return cleaned
 
 
@@ -152,7 +151,7 @@ def _borrowed(text: str, peer: Peer) -> list[MountPoint]:
     """Of `--volumes-from name[:mode]`."""
     name, _, word = text.partition(":")
     if not name:
-        raise InvalidArgument("empty volumes-from specification")
+        raise InvalidArgument("volumes-from specification cannot be an empty string")
     if word not in ("", "ro", "rw", "z", "Z"):
         raise InvalidArgument(f"invalid mode: {word}")
     try:

@@ -6,7 +6,11 @@ The words are the original's: clients and scripts look for them.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+from collections.abc import Iterable
+from copy import copy
+from ipaddress import ip_address
 from typing import Any, Final
 
 from longshore.api.errors import InvalidArgument
@@ -33,12 +37,16 @@ def create(config: ContainerConfig, host: HostConfig, settings: Settings) -> lis
     """
     _config(config)
     _modes(config, host)
+    _ports(config, host)
+    _hosts(host.extra_hosts or ())
     _restart(host)
     _security(host, settings)
     _adapt(host, settings)
     warnings = resources(host)
     if host.oom_kill_disable and host.memory == 0:
         warnings.append(_NO_LIMIT)
+    if host.network_mode == "host" and host.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
     return warnings
 
 
@@ -53,6 +61,8 @@ def _config(config: ContainerConfig) -> None:
         bool(folder) and not folder.startswith("/"),
         f"the working directory '{folder}' is invalid, it needs to be an absolute path",
     )
+    if folder:
+        config.working_dir = "/" + posixpath.normpath(folder).lstrip("/")
     for entry in config.env or ():
         _check(not entry.partition("=")[0], f"invalid environment variable: {entry}")
     _check(bool(config.stop_timeout and config.stop_timeout < -1), "StopTimeout can't be below -1")
@@ -82,7 +92,10 @@ def _modes(config: ContainerConfig, host: HostConfig) -> None:
         f"invalid cgroup namespace mode: {host.cgroupns_mode}",
     )
     joined = host.network_mode.startswith("container:")
-    _check(host.network_mode == "container:", "invalid container format container:<name|id>")
+    _check(
+        host.network_mode in ("container", "container:"),
+        "Invalid network mode: invalid container format container:<name|id>",
+    )
     conflicts: tuple[tuple[object, str], ...] = (
         (joined and config.hostname, "hostname and the network mode"),
         (host.uts_mode == "host" and config.hostname, "hostname and the UTS mode"),
@@ -92,7 +105,7 @@ def _modes(config: ContainerConfig, host: HostConfig) -> None:
         ),
         (joined and host.dns, "dns and the network mode"),
         (joined and host.extra_hosts, "custom host-to-IP mapping and the network mode"),
-        (joined and config.mac_address, "mac-address and the network mode"),
+        ((joined or host.network_mode == "host") and config.mac_address, "mac-address and the network mode"),
         (
             joined and (host.port_bindings or host.publish_all_ports),
             "port publishing and the container type network mode",
@@ -116,6 +129,34 @@ def _modes(config: ContainerConfig, host: HostConfig) -> None:
         host.isolation not in ("", "default"),
         f'invalid isolation "{host.isolation}": only "default" is supported',
     )
+
+
+def _ports(config: ContainerConfig, host: HostConfig) -> None:
+    """Of what is to be published: a range of the host's is one for one port of the container's."""
+    for port, bindings in (host.port_bindings or {}).items():
+        number = port.partition("/")[0]
+        _check(bool(number) and not _is_port(number), f'invalid port specification: "{number}"')
+        for binding in bindings or ():
+            low, dash, high = binding.host_port.partition("-")
+            fits = _is_port(low) and (not dash or (_is_port(high) and int(low) <= int(high)))
+            _check(bool(binding.host_port) and not fits, f'invalid port specification: "{binding.host_port}"')
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535
+
+
+def _hosts(entries: Iterable[str]) -> None:
+    """ "name:address", where an IPv6 address may have brackets; or "name=address"."""
+    for entry in entries:
+        name, _, address = entry.partition(":" if ":" in entry.split("=", 1)[0] else "=")
+        _check(not name or not address, f'bad format for add-host: "{entry}"')
+        if address == "host-gateway":
+            continue
+        try:
+            ip_address(address.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise InvalidArgument(f'invalid IP address in add-host: "{address}"') from None
 
 
 def _shares(mode: str, kinds: tuple[str, ...]) -> bool:
@@ -170,9 +211,10 @@ def resources(wishes: Resources) -> list[str]:
     _cpu(wishes)
     if wishes.memory > 0 and wishes.memory_swap == 0:
         wishes.memory_swap = 2 * wishes.memory
+    asked = [device.weight for device in wishes.blkio_weight_device or ()]
     warnings = _discard(wishes)
     weights = [wishes.blkio_weight] if wishes.blkio_weight else []
-    for weight in (*weights, *(device.weight for device in wishes.blkio_weight_device or ())):
+    for weight in (*weights, *asked):
         _check(not 10 <= weight <= 1000, "Range of blkio weight is from 10 to 1000")
     return warnings
 
@@ -193,7 +235,7 @@ def _memory(wishes: Resources) -> None:
         swappiness is not None and not -1 <= swappiness <= 100,
         f"Invalid value: {swappiness}, valid memory swappiness range is 0-100",
     )
-    _check(reservation != 0 and reservation < _MINIMUM, "Minimum memory reservation allowed is 6MB")
+    _check(0 < reservation < _MINIMUM, "Minimum memory reservation allowed is 6MB")
     _check(
         0 < memory < reservation,
         "Minimum memory limit can not be less than memory reservation limit, see usage",
@@ -217,6 +259,8 @@ def _cpu(wishes: Resources) -> None:
     )
     _check(0 < quota < 1000, "CPU cfs quota can not be less than 1ms (i.e. 1000)")
     _check(wishes.cpu_percent > 0, "Windows only: CPU percent")
+    for name, value in (("IOPs", wishes.io_maximum_iops), ("bandwidth", wishes.io_maximum_bandwidth)):
+        _check(value > 0, f"Invalid QoS settings: linux does not support configuration of maximum {name}")
     for name, text, path in (("cpus", wishes.cpuset_cpus, "cpu"), ("mems", wishes.cpuset_mems, "node")):
         if text:
             _set(name, text, path)
@@ -259,16 +303,16 @@ def _missing(*paths: str) -> bool:
 
 def _discard(wishes: Resources) -> list[str]:
     """Take back, with a warning, what a v1 kernel without the controller can't do."""
-    warnings = [_DEPRECATED] if wishes.kernel_memory > 0 else []
+    warnings = [DEPRECATED] if wishes.kernel_memory > 0 else []
     if unified_cgroups():
         return warnings
     for member, without, paths, what in _CONTROLLED:
-        if getattr(wishes, member) in (None, 0, "", without) or not _missing(*paths):
+        if not getattr(wishes, member) or getattr(wishes, member) == without or not _missing(*paths):
             continue
         warnings.append(
             f"Your kernel does not support {what} or the cgroup is not mounted. {_EFFECTS[member]}"
         )
-        setattr(wishes, member, without)
+        setattr(wishes, member, copy(without))
     return warnings
 
 
@@ -276,7 +320,7 @@ _NO_LIMIT: Final = (
     "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out"
     " of resources."
 )
-_DEPRECATED: Final = "Specifying a kernel memory limit is deprecated and will be removed in a future release."
+DEPRECATED: Final = "Specifying a kernel memory limit is deprecated and will be removed in a future release."
 
 # Member of Resources, what it becomes, the file that it needs, what the warning calls it.
 _CONTROLLED: Final[tuple[tuple[str, Any, tuple[str, ...], str], ...]] = (
@@ -286,6 +330,7 @@ _CONTROLLED: Final[tuple[tuple[str, Any, tuple[str, ...], str], ...]] = (
     ("cpu_shares", 0, ("cpu/cpu.shares",), "CPU shares"),
     ("cpuset_cpus", "", ("cpuset",), "cpuset"),
     ("blkio_weight", 0, ("blkio/blkio.weight", "blkio/blkio.bfq.weight"), "Block I/O weight"),
+    ("blkio_weight_device", [], ("blkio/blkio.weight_device",), "Block I/O weight_device"),
 )
 _EFFECTS: Final = {
     "memory": "Limitation discarded.",
@@ -294,6 +339,7 @@ _EFFECTS: Final = {
     "cpu_shares": "Shares discarded.",
     "cpuset_cpus": "Cpuset discarded.",
     "blkio_weight": "Weight discarded.",
+    "blkio_weight_device": "Weight-device discarded.",
 }
 
 
@@ -304,7 +350,6 @@ def _adapt(host: HostConfig, settings: Settings) -> None:
     host.ipc_mode = ipc_mode(host, settings)
     host.cgroupns_mode = cgroupns_mode(host, settings)
     host.restart_policy.name = host.restart_policy.name or "no"
-    host.cpu_shares = min(max(host.cpu_shares, 2), 262144) if host.cpu_shares else 0
     if host.oom_kill_disable is None and not unified_cgroups():
         host.oom_kill_disable = False
     if host.pids_limit is not None and host.pids_limit <= 0:

@@ -30,13 +30,13 @@ def test_stopped(moment: float, number: int, short_tmp: Path) -> None:
     )
     time.sleep(moment)  # not to wait for something, but to hit it at different moments
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=120)[0]
     # Before main() runs, Python's own default applies; after the end there is nothing to interrupt.
     assert process.returncode in (0, 130, -number, 1 if "KeyboardInterrupt" in said else 130), said
     assert "Left behind" not in said
     assert list(short_tmp.glob("ls-demo-*")) == []
     # Another worker's demo may have begun meanwhile; what it made goes with it.
-    eventually(lambda: cgroups() <= before, 30)
+    eventually(lambda: cgroups() <= before)
 
 
 def cgroups() -> set[str]:
@@ -54,7 +54,7 @@ def test_a_daemon_that_does_not_start_is_explained(tmp_path: Path) -> None:
             [LONGSHORE, "demo"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
             env={**os.environ, "TMPDIR": str(tmp)},
         )

@@ -24,7 +24,7 @@ def test_main_job(short_tmp: Path) -> None:
     assert "How to go on" in done.stdout
     Watch([short_tmp]).check()
     assert list(short_tmp.iterdir()) == []
-    eventually(lambda: runtime_state() <= elsewhere, 30)
+    eventually(lambda: runtime_state() <= elsewhere)
 
 
 def runtime_state() -> set[str]:
@@ -35,6 +35,6 @@ def runtime_state() -> set[str]:
 def test_main_job_without_root_says_what_is_missing() -> None:
     """In a user namespace that maps nobody: an ordinary user who can still read the project. No traceback."""
     command = ["unshare", "--user", str(LONGSHORE), "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode > 0
     assert "root" in done.stderr and "Traceback" not in done.stderr

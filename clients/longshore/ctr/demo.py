@@ -102,24 +102,32 @@ def daemon(folder: str, program: str, *flags: str) -> Iterator[None]:
     place, log_path = os.path.join(folder, f"{program}.ready"), os.path.join(folder, f"{program}.log")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(log_path, "wb") as log:
         ready.bind(place)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "longshore.launcher", program, *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "NOTIFY_SOCKET": place},
-            start_new_session=True,  # a Ctrl-C here is ours: we stop it in order
-        )
-        try:
+        with ExitStack() as stack:
+            with uninterrupted():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "longshore.launcher", program, *flags],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={
+                        **os.environ,
+                        "NOTIFY_SOCKET": place,
+                        "TMPDIR": folder,
+                    },  # what it leaves goes with us
+                    start_new_session=True,  # a Ctrl-C here is ours: we stop it in order
+                )
+                stack.callback(_stop, process)
             _await_ready(process, ready, program, log_path)
             yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @contextmanager
@@ -235,7 +243,9 @@ class Demo:
         """The container's life: output, namespaces, exec, exit, events."""
         from longshore.client import PIPE
 
-        with self.measured("create its process", lambda: container.create_task(io=PIPE)) as task:
+        with uninterrupted():
+            made = self.measured("create its process", lambda: container.create_task(io=PIPE))
+        with made as task:
             self.measured("start it", task.start, lambda pid: f"pid {pid}")
             output = self.measured("its first output", lambda: self.read_output(task))
             self.remember(task.pid)
@@ -281,9 +291,10 @@ class Demo:
     def docker(self, host: str, *words: str) -> str:
         """Our docker command on that dockerd; what it prints."""
         command = [sys.executable, "-m", "longshore.launcher", "docker", "--host", host, *words]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
+        with uninterrupted():
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            )
         if done.returncode:
             raise DemoError(f"docker {words[0]} failed with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
@@ -374,6 +385,13 @@ class Demo:
         ]:
             raise DemoError("no event told of the container's exit with status 7")
 
+    def clean(self, before: traces.Survey) -> list[str]:
+        """When all is stopped: remove what there is; what should have gone by itself, in words."""
+        left = traces.clean(self.folder, self.namespace, self.processes, self.network, before)
+        if self.network_fd >= 0:
+            os.close(self.network_fd)
+        return left
+
     def show_steps(self) -> None:
         from rich.table import Table
 
@@ -428,26 +446,50 @@ def terminating() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A first Ctrl-C, SIGTERM or SIGHUP has its effect after the block; a second one at once.
+
+    For calls that the daemon carries out even if nobody waits any more: what comes of them must be known to `tidy`.
+    """
+    kept: list[int] = []
+
+    def keep(number: int, frame: object) -> None:
+        if kept:
+            before.clear()  # nothing interrupts the clean-up
+            ignore_interrupts()
+            raise KeyboardInterrupt
+        kept.append(number)
+
+    before = {number: signal.signal(number, keep) for number in INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if kept:
+        signal.raise_signal(kept[0])
+
+
 def perform(console: Console) -> int:
     """Run the demo in a fresh directory and clean up; answers the exit status."""
-    before = traces.survey()
-    folder = tempfile.mkdtemp(prefix="ls-demo-")
-    demo = Demo(console, folder)
-    status = 0
-    try:
-        demo.run()
-    except KeyboardInterrupt:
-        console.print("\n[bold]Interrupted[/]: stopping and cleaning up")
-        status = 130
-    except (DemoError, Error, OSError) as error:
-        console.print(f"\n[bold red]The demo failed[/]: {error}", **PLAIN, markup=True)
-        console.print(_log_tail(folder), **PLAIN, markup=False)
-        status = 1
-    finally:
-        ignore_interrupts()
-        left = traces.clean(folder, demo.namespace, demo.processes, demo.network, before)
-        if demo.network_fd >= 0:
-            os.close(demo.network_fd)
+    status, folder, left = 0, "", list[str]()
+    with ExitStack() as stack:
+        try:
+            with uninterrupted():
+                before, folder = traces.survey(), tempfile.mkdtemp(prefix="ls-demo-")
+                demo = Demo(console, folder)
+                stack.callback(lambda: left.extend(demo.clean(before)))
+            demo.run()
+        except KeyboardInterrupt:
+            console.print("\n[bold]Interrupted[/]: stopping and cleaning up")
+            status = 130
+        except (DemoError, Error, OSError) as error:
+            console.print(f"\n[bold red]The demo failed[/]: {error}", **PLAIN, markup=True)
+            console.print(_log_tail(folder) if folder else "", **PLAIN, markup=False)
+            status = 1
+        finally:
+            ignore_interrupts()
     if left:
         console.print("\n[bold red]Left behind[/]:")
         for line in left:
@@ -489,7 +531,10 @@ def main() -> int:
         "[bold]Longshore[/]: containerd, shim and runtime in Python. One container, from nothing to nothing."
     )
     with terminating():
-        status = perform(console)
+        try:
+            status = perform(console)
+        except KeyboardInterrupt:  # before there was anything to clean up
+            status = 130
     if status == 0:
         console.print(GO_ON, **PLAIN)
     return status

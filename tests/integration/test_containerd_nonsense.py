@@ -121,7 +121,7 @@ async def _code(
     call: Any = channel.unary_unary(path)
     namespace = source.choice(("test", "test", "other", "bad name", ""))
     try:
-        await call(payload, metadata=(("containerd-namespace", namespace),), timeout=30)
+        await call(payload, metadata=(("containerd-namespace", namespace),), timeout=120)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK

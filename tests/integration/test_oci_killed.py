@@ -81,7 +81,7 @@ def killed(box: Bundle, verb: str, step: str) -> None:
     words = [sys.executable, "-c", VERB, str(box.state), str(box.folder), verb, step]
     with (box.folder / "said").open("w+") as said:
         done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False, timeout=60
+            words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False, timeout=120
         )
     assert done.returncode == -signal.SIGKILL, (box.folder / "said").read_text()
 

@@ -59,7 +59,7 @@ def agent(path: Path, error: int) -> Iterator[Agent]:
     finally:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
             end.connect(str(path))
-        made.join(20)
+        made.join(60)
         made.server.close()
         assert not made.is_alive()
 

@@ -40,9 +40,9 @@ def test_one_that_ends_is_started_again_until_it_shall_stop(daemon: Longshore, t
     daemon.ctr("run", "-d", *labels, BUSYBOX, "box", "sh", "-c", "echo begun; exec sleep 1000")
     first = pid(daemon, "box")
     daemon.ctr("tasks", "kill", "-s", "KILL", "box")
-    process.eventually(lambda: pid(daemon, "box") not in (0, first), 20, "it runs again")
+    process.eventually(lambda: pid(daemon, "box") not in (0, first), what="it runs again")
     assert f'"{COUNT}": "1"' in daemon.ctr("containers", "info", "box").stdout
-    process.eventually(lambda: log.exists() and log.read_text() == "begun\n", 10, "its output is there")
+    process.eventually(lambda: log.exists() and log.read_text() == "begun\n", what="its output is there")
     daemon.ctr("containers", "label", "box", f"{STATUS}=stopped")
-    process.eventually(lambda: "box" not in daemon.ctr("tasks", "ls").stdout, 30, "it has stopped")
+    process.eventually(lambda: "box" not in daemon.ctr("tasks", "ls").stdout, what="it has stopped")
     daemon.ctr("containers", "rm", "box")

@@ -122,7 +122,7 @@ async def test_a_sandbox_lives_and_ends(user: User, opened: grpc.aio.Channel, tm
     found: list[Anything] = [await events.read() for _ in range(3)]
     assert [each.topic for each in found] == [f"/sandboxes/{word}" for word in ("create", "start", "exit")]
     assert SandboxExit.FromString(found[2].event.value).exit_status == 7
-    process.eventually(lambda: not _alive(started.pid), 10, "the shim is gone")
+    process.eventually(lambda: not _alive(started.pid), what="the shim is gone")
 
 
 async def test_what_is_not_there(user: User) -> None:
@@ -172,7 +172,7 @@ async def test_sandboxes_outlive_the_daemon(tmp_path: Path) -> None:
             assert (await user.control("Status", sandbox_id="pod")).pid == started.pid
             await user.control("Stop", sandbox_id="pod")
             await user.control("Shutdown", sandbox_id="pod")
-        process.eventually(lambda: not _alive(started.pid), 10, "the shim is gone")
+        process.eventually(lambda: not _alive(started.pid), what="the shim is gone")
 
 
 def _alive(pid: int) -> bool:
@@ -192,4 +192,4 @@ def _end_by_name(shim: Path) -> None:
             continue
         if os.fsencode(shim) in words and words[-2:-1] == [b"serve"]:
             os.kill(int(entry.name), signal.SIGKILL)
-            process.eventually(lambda: not _alive(int(entry.name)), 10, "the shim is gone")  # noqa: B023
+            process.eventually(lambda: not _alive(int(entry.name)), what="the shim is gone")  # noqa: B023

@@ -74,7 +74,7 @@ def test_nonsense_on_the_socket(shims: Shims) -> None:
     before = len(os.listdir(f"/proc/{shim}/fd"))
     for _ in range(soak.times(100, 5000)):
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
+            client.settimeout(60)
             client.connect(task.address.removeprefix("unix://"))
             with suppress(OSError):
                 client.sendall(nonsense(chance))

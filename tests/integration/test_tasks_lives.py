@@ -377,7 +377,7 @@ def test_cancelled_calls_leave_whole_things(
 
 
 def _cancel(random: Random, method: Any, request: Any, api: Api) -> None:
-    call = method.future(request, metadata=api.metadata, timeout=30)
+    call = method.future(request, metadata=api.metadata, timeout=60)
     threading.Event().wait(random.uniform(0, 0.05))
     call.cancel()
 

@@ -18,6 +18,8 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
+HANGS = 60  # seconds, when it does
+
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
@@ -135,7 +137,7 @@ class BadRegistry:
             await response.write(body[at : min(at + (1 << 16), stop)])
         self.sent[self.asked(request)[1]] += stop
         if hang_after is not None:
-            await asyncio.sleep(60)
+            await asyncio.sleep(HANGS)
         if drop_after is not None and request.transport is not None:
             await asyncio.sleep(0.01)  # lets what was written reach the peer
             request.transport.abort()

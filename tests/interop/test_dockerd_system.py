@@ -110,7 +110,11 @@ REFUSALS: tuple[tuple[str, str, Any, int, str], ...] = (
     ),
     ("POST", "/images/no/push", None, 400, "missing X-Registry-Auth"),
     (
-        *("POST", f"/images/{BUSYBOX}/push?platform={{%22os%22:%22linux%22,%22architecture%22:%22vax%22}}", {}),
+        *(
+            "POST",
+            f"/images/{BUSYBOX}/push?platform={{%22os%22:%22linux%22,%22architecture%22:%22vax%22}}",
+            {},
+        ),
         *(404, "does not match the specified platform"),
     ),
     ("POST", "/build?isolation=x", None, 400, "Unsupported isolation"),

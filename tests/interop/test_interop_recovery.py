@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,15 +134,23 @@ def test_killed_zygote_is_replaced(daemon: Longshore, name: str) -> None:
             "run", "--rm", images.BUSYBOX, f"after-{turn}", "sh", "-c", "echo next", check=False
         )
         assert done.stdout == "next\n", done.stderr
-    assert zygote(daemon.pid) != killed
+    assert zygote(daemon.pid, other_than=killed)
     assert name in pids(daemon)
 
 
-def zygote(pid: int) -> int:
-    """The child of the daemon that forks shims."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
-    return next(child for child in children if "zygote" in Path(f"/proc/{child}/cmdline").read_text())
+def zygote(pid: int, other_than: int = 0) -> int:
+    """The child of the daemon that forks shims, once it is there."""
+    return eventually(
+        lambda: next((child for child in zygotes(pid) if child != other_than), 0), what="there is a zygote"
+    )
+
+
+def zygotes(pid: int) -> Iterator[int]:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # threads and children come and go
+            for child in (thread / "children").read_text().split():
+                if "zygote" in Path(f"/proc/{child}/cmdline").read_text():
+                    yield int(child)
 
 
 def test_zygote_ends_with_its_daemon(daemon: Longshore) -> None:

@@ -139,6 +139,9 @@ def _up(found: Places, arguments: argparse.Namespace) -> int:
                 return 0
             _announce(found, running)
             _watch(running, wanted)
+            if arguments.stop_containers and (count := len(tasks(Ctr(found.address)))):
+                # Counted before dockerd ends, which stops its own.
+                _say(f"stopping {count} container{'s' * (count > 1)}")
         if arguments.stop_containers:
             stop_containers(found.address)
         return 0
@@ -335,19 +338,21 @@ def stop_containers(address: str) -> None:
     The containers' records and file systems stay.
     """
     ctr = Ctr(address)
-    tasks = [(space, id) for space in ctr.lines("", "namespaces", "ls", "-q") for id in running(ctr, space)]
-    if not tasks:
-        return
-    _say(f"stopping {len(tasks)} container{'s' * (len(tasks) > 1)}")
-    for space, id in tasks:
+    found = tasks(ctr)
+    for space, id in found:
         ctr.run(space, "tasks", "kill", id)
     deadline = time.monotonic() + GRACE
-    spaces = sorted({space for space, _ in tasks})
+    spaces = sorted({space for space, _ in found})
     while any(running(ctr, space, "RUNNING") for space in spaces) and time.monotonic() < deadline:
         time.sleep(0.1)
     for space in spaces:
         for id in running(ctr, space):
             ctr.run(space, "tasks", "rm", "-f", id)
+
+
+def tasks(ctr: Ctr) -> list[tuple[str, str]]:
+    """Namespace and id of each."""
+    return [(space, id) for space in ctr.lines("", "namespaces", "ls", "-q") for id in running(ctr, space)]
 
 
 def running(ctr: Ctr, space: str, status: str = "") -> list[str]:

@@ -112,7 +112,7 @@ async def test_who_comes_later_attaches_to_the_same_pipes(tmp_path: Path) -> Non
     shim = Shim(first.paths)
     first.attach(nothing)
     first.release()
-    second = Streams.existing(first.paths)
+    second = Streams.existing(first.paths, str(tmp_path / "fifo"))
     second.attach(nothing)
     shim.write(first.paths.stdout, b"for the second")
     assert second.stdout is not None
@@ -120,6 +120,16 @@ async def test_who_comes_later_attaches_to_the_same_pipes(tmp_path: Path) -> Non
     shim.close()
     second.close()
     assert os.listdir(tmp_path) == []
+
+
+def test_who_deletes_removes_the_pipes_of_others_and_no_more(tmp_path: Path) -> None:
+    first = Streams(str(tmp_path / "fifo"), "c", Pipes(stderr=False))
+    first.release()
+    log = tmp_path / "log"
+    log.touch()
+    Streams.known(Paths(stdout=first.paths.stdout, stderr=str(log))).close()
+    assert os.listdir(tmp_path / "fifo") == []
+    assert log.exists()
 
 
 def test_a_terminal_has_one_output(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from longshore.api.errors import NotFound, Unavailable
 from longshore.ctr.command import Settings, failure
+from longshore.ctr.images import written
 from longshore.ctr.main import ALIASES, NOUNS, cli
 
 CTR = [sys.executable, "-m", "longshore.ctr.main"]
@@ -97,6 +98,21 @@ def test_hints() -> None:
     settings = Settings("/run/x.sock", "default", 0, 0, False)
     assert "/run/x.sock" in failure(Unavailable("gone"), settings).hint
     assert failure(NotFound("image: not found"), settings).hint == ""
+    assert "docker.io/host/tools:latest?" in failure(NotFound('image "host/tools": not found'), settings).hint
+    assert "images pull x.io/y:1" in failure(NotFound('image "x.io/y:1": not found'), settings).hint
+
+
+def test_what_fails_leaves_no_half_file(tmp_path: Path) -> None:
+    for before in ({}, {"a": "old"}):
+        for name, text in before.items():
+            (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError), written(str(tmp_path / "a")) as file:
+            file.write(b"half")
+            raise ValueError
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+    with written(str(tmp_path / "a")) as file:
+        file.write(b"whole")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "whole"}
 
 
 @pytest.mark.parametrize("words", [("sandboxes", "ls"), ("run", "--cni", "x", "y"), ("shim", "state", "x")])

@@ -128,6 +128,14 @@ def test_what_is_not_ours_stays(tmp_path: Path, kind: str) -> None:
     assert os.listdir(tmp_path) == ["runc"]
 
 
+def test_a_folder_that_cannot_be_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "longshore.link", "/proc/x"], capture_output=True, text=True, check=False
+    )
+    said = "longshore link: /proc/x: no such file or directory; choose another folder\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_an_interpreter_that_no_script_can_name(tmp_path: Path) -> None:
     with pytest.raises(link.Refused, match="a space or is too long"):
         link.link(str(tmp_path), python="/opt/my python/bin/python3")

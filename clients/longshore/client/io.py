@@ -176,6 +176,7 @@ class Streams:
 
     def __init__(self, directory: str, name: str, wanted: Pipes) -> None:
         os.makedirs(directory, mode=0o711, exist_ok=True)
+        self._shared = directory
         self.directory = os.path.join(directory, os.urandom(6).hex())
         os.mkdir(self.directory, 0o700)
         self._fds: dict[str, int] = {}
@@ -216,17 +217,27 @@ class Streams:
             self.stderr = Reader(self._fds.pop("stderr"))
 
     @classmethod
-    def existing(cls, paths: Paths) -> Streams:
-        """The pipes of a process that somebody else made; `attach` opens them."""
+    def known(cls, paths: Paths, shared: str = "") -> Streams:
+        """The pipes of a process that somebody else made, for whoever deletes it: only `close` does anything.
+
+        `shared` is the folder of many processes' folders that goes with the last of them.
+        """
         streams = cls.__new__(cls)
         streams.directory = os.path.dirname(paths.stdout or paths.stderr or paths.stdin)
+        streams._shared = shared
         streams.paths = paths
         streams.stdin = streams.stdout = streams.stderr = None
         streams._fds = {}
+        return streams
+
+    @classmethod
+    def existing(cls, paths: Paths, shared: str = "") -> Streams:
+        """Likewise, but opened; `attach` makes them usable."""
+        streams = cls.known(paths, shared)
         try:
             for stream in ("stdin", "stdout", "stderr"):
                 path = getattr(paths, stream)
-                if path and os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+                if _is_pipe(path):
                     mode = os.O_RDWR if stream == "stdin" else os.O_RDONLY
                     streams._fds[stream] = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
         except BaseException:
@@ -238,13 +249,14 @@ class Streams:
         """Close our ends and remove the pipes."""
         self.release()
         for path in (self.paths.stdin, self.paths.stdout, self.paths.stderr):
-            if path:
+            if _is_pipe(path):
                 with suppress(OSError):
                     os.unlink(path)
         with suppress(OSError):  # not empty: then it isn't ours
             os.rmdir(self.directory)
-        with suppress(OSError):  # the last one out; others may be using it
-            os.rmdir(os.path.dirname(self.directory))
+        if self._shared:
+            with suppress(OSError):  # the last one out; others may be using it
+                os.rmdir(self._shared)
 
     def release(self) -> None:
         """Close our ends; whoever knows the paths can attach later."""
@@ -256,6 +268,14 @@ class Streams:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
+
+
+def _is_pipe(path: str) -> bool:
+    """False for "" and for a URL of a log, too."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def open_streams(io: IO, directory: str, name: str) -> tuple[Paths, Streams | None]:

@@ -416,12 +416,12 @@ class Tasks:
         found.pid = state.pid
         paths = Paths(state.stdin, state.stdout, state.stderr, state.terminal)
         if any(path.startswith("/") for path in paths.streams()):
+            own = all(path.startswith(self.client.fifo_dir) for path in paths.streams())
+            shared = self.client.fifo_dir if own else ""
+            # Whoever deletes the task removes its pipes; those that we made he also reads to their end.
+            found._streams = (Streams.existing if own or attach else Streams.known)(paths, shared)
             if attach:
-                found._streams = Streams.existing(paths)
                 found._attach()
-            elif all(path.startswith(self.client.fifo_dir) for path in paths.streams()):
-                # Pipes like those that we make: whoever deletes the task removes them.
-                found._streams = Streams.existing(paths)
         return found
 
     async def exec_process(self, container: str, exec_id: str) -> Process:

@@ -10,6 +10,7 @@ that is `plain` does without an event loop, half of its start otherwise.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from importlib import import_module
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from longshore.client.client import AsyncClient
     from longshore.client.connection import Connection
     from longshore.client.wire.channel import Channel
+
+_NO_IMAGE = re.compile(r'image "(.+)": not found')
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,6 +169,8 @@ async def _ready(connection: Connection) -> None:
 
 
 def failure(error: errors.Error, settings: Settings) -> Failure:
+    if isinstance(error, errors.NotFound) and (match := _NO_IMAGE.fullmatch(error.message)):
+        return Failure(error.message, _image_hint(match[1]))
     if error.hint:  # whoever raised it knows better than its class does
         return Failure(error.message, error.hint)
     hint = next((text for kind, text in HINTS.items() if isinstance(error, kind)), "")
@@ -178,6 +183,20 @@ def failure(error: errors.Error, settings: Settings) -> Failure:
         else:
             message = f"nobody answers at {settings.address}: {message}"
     return Failure(message, hint.format(address=settings.address))
+
+
+def _image_hint(name: str) -> str:
+    from longshore.client.references import normalize
+
+    try:
+        full = normalize(name)
+    except errors.InvalidArgument:
+        full = name
+    if full != name:
+        return (
+            f"names are taken as they are: do you mean {full}? `ctr images ls -q` lists those that are here"
+        )
+    return f"`ctr images ls -q` lists those that are here, `ctr images pull {name}` fetches it"
 
 
 class Nouns(click.Group):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -140,6 +143,25 @@ def opened(path: str, mode: str) -> IO[bytes]:
     return file
 
 
+@contextmanager
+def written(path: str) -> Iterator[IO[bytes]]:
+    """For writing all or nothing: a new file takes its place at the end. "-", pipes and devices are written to."""
+    if path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+        with opened(path, "wb") as file:
+            yield file
+        return
+    target = os.path.realpath(path)
+    partial = f"{target}.partial-{os.getpid()}"
+    with opened(partial, "wb") as file:
+        try:
+            yield file
+            file.flush()
+            os.replace(partial, target)
+        except BaseException:
+            os.unlink(partial)
+            raise
+
+
 @command(
     click.option("--base-name", default="", help="Goes before names without one."),
     click.option("--digests", is_flag=True, help="Also record each image under its digest."),
@@ -230,7 +252,7 @@ async def export(
 
     for name in names:
         await client.images.get(name)  # complain before a file is made
-    with opened(archive, "wb") as file:
+    with written(archive) as file:
         await client.images.export_archive(
             names,
             file,

@@ -96,7 +96,14 @@ def main() -> int:
     arguments = _parser().parse_args()
     try:
         written = link(arguments.dir)
-    except (OSError, Refused) as error:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        print(
+            f"longshore link: {error.filename or arguments.dir}: {reason}; choose another folder",
+            file=sys.stderr,
+        )
+        return 1
+    except Refused as error:
         print(f"longshore link: {error}", file=sys.stderr)
         return 1
     for path in written:

@@ -48,6 +48,7 @@ class Client:
 
     def __init__(self, address: str, namespace: str) -> None:
         self._address = address
+        self._namespace = namespace
         self._metadata: tuple[tuple[str, str | bytes], ...] = ((GRPC_HEADER, namespace),) if namespace else ()
 
     def ask(self, method: str, request: Message) -> Any:
@@ -58,6 +59,9 @@ class Client:
                 return getattr(GCStub(channel), method)(request, metadata=self._metadata)
             except grpc.RpcError as error:
                 text = error.details() or error.code().name
+                if error.code() == grpc.StatusCode.NOT_FOUND:
+                    where = f"namespace {self._namespace}" if self._namespace else "any namespace"
+                    text += f"\n  hint: {where} has no such name, whole and as `ctr images ls -q` and the like show it"
                 if error.code() == grpc.StatusCode.UNIMPLEMENTED:
                     text = f"the containerd at {self._address} isn't Longshore's, or has no gc service"
                 if error.code() == grpc.StatusCode.UNAVAILABLE:

@@ -181,6 +181,7 @@ async def test_a_shim_outlives_the_zygote(zygote: Zygote, short_tmp: Path) -> No
         environment = files.read_bounded(f"/proc/{started.pid}/environ")
         assert b"LONGSHORE_TEST_SECRET" not in environment
         assert b"-id c1" in files.read_bounded(f"/proc/{started.pid}/cmdline")
+        assert files.read_bounded(f"/proc/{started.pid}/comm") == b"longshore-shim\n"
         client.call("containerd.task.v3.Task", "Shutdown", api.ShutdownRequest(id="c1"), api.StateResponse)
     await gone(started.pid)
     assert not os.path.exists(started.address.removeprefix("unix://"))

@@ -17,7 +17,7 @@ import sys
 from functools import cache
 from typing import NamedTuple, NoReturn
 
-from longshore.linux import files
+from longshore.linux import files, processes
 from longshore.shim import command, library, rehearsal  # noqa: F401  (loaded before the first fork, for the workers)
 from longshore.shim.daemon import Daemon
 from longshore.shim.runtime import DEFAULT_ROOT
@@ -89,7 +89,7 @@ def _become_daemon(listener: int, parameters: Parameters) -> None:
     os.closerange(listener + 1, _LAST_FD)
     os.chdir("/")
     os.umask(0o022)
-    _write("/proc/self/comm", b"longshore-shim", 0)
+    processes.set_name("longshore-shim")
     _set_title(
         f"containerd-shim-longshore-v1 -namespace {parameters.namespace} -id {parameters.id} "
         f"-address {parameters.address}"

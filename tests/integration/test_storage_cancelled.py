@@ -190,7 +190,8 @@ async def check_after_kill(store: RemoteContent, snapshotter: RemoteSnapshotter,
     rows = [info async for block in snapshotter.walk(SCOPE, []) for info in block]
     assert len(numbers) >= len(rows)
     for info in rows:
-        assert (await snapshotter.usage(SCOPE, info.name)).inodes >= 1
+        usage = await snapshotter.usage(SCOPE, info.name)
+        assert usage.inodes >= 1 or info.kind == Kind.VIEW
         if info.kind != Kind.COMMITTED:
             assert await snapshotter.mounts(SCOPE, info.name)
     key = f"after{time.time_ns()}"
@@ -228,7 +229,8 @@ async def check_snapshots(snapshotter: RemoteSnapshotter, root: Path) -> None:
         assert attempt < 1199, (directories, rows)
         await asyncio.sleep(0.05)
     for info in rows:
-        assert (await snapshotter.usage(SCOPE, info.name)).inodes >= 1
+        usage = await snapshotter.usage(SCOPE, info.name)
+        assert usage.inodes >= 1 or info.kind == Kind.VIEW
 
 
 async def test_a_ref_is_free_when_its_writer_has_gone() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import faulthandler
 import gc
 import os
@@ -27,6 +26,7 @@ from longshore.dockerd.engine import Engine
 from longshore.dockerd.server import Server
 from longshore.dockerd.supervisor import containerd
 from longshore.dockerd.version import VERSION
+from longshore.systemd import notify
 
 if TYPE_CHECKING:
     from longshore.dockerd.config import Config
@@ -148,14 +148,3 @@ def _handle_signals(stop: Stop) -> None:
     faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(state.encode(), address)

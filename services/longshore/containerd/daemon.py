@@ -25,6 +25,7 @@ from longshore.containerd import builtins, rpc
 from longshore.containerd.config import TCP, Config
 from longshore.containerd.directories import Directories
 from longshore.containerd.version import VERSION
+from longshore.systemd import notify
 
 if TYPE_CHECKING:
     from longshore.zygote.client import Zygote
@@ -175,17 +176,3 @@ def bind_tcp(server: grpc.aio.Server, tcp: TCP) -> None:
 def _unlink_socket(address: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(address)
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it started us (sd_notify)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto(state.encode(), address)
-    except OSError as error:
-        log.warning("sd_notify failed", error=str(error))

@@ -184,7 +184,7 @@ class Containers:
                 user = user or (settings.get("config") or {}).get("User") or ""
             elif rootfs:
                 options = (specs.with_rootfs(rootfs), specs.with_args(*args), *options)
-            try:
+            async with _no_stray_snapshot(client, record):
                 if spec is None:
                     if user:
                         options = (await _user_option(client, record, rootfs, user), *options)
@@ -192,12 +192,7 @@ class Containers:
                     if not spec["process"]["args"]:
                         raise InvalidArgument("no command to run: invalid argument")
                 record.spec.CopyFrom(AnyMessage(type_url=typeurls.SPEC, value=specs.encode(spec)))
-                request = pb.CreateContainerRequest(container=record)
-                answer = await client.connection.call(self.stub.Create, request)
-            except BaseException:
-                await _drop_snapshot(client, record)
-                raise
-        return Container(self._client, answer.container)
+                return await self._write(client, record)
 
     async def restore(self, id: str, checkpoint: str, *, rw: bool = False) -> Container:
         """A container like the one that `Container.checkpoint` saved.
@@ -210,12 +205,13 @@ class Containers:
 
         async with self._client.leased() as client:
             record = await restored_record(client, id, checkpoint, rw=rw)
-            try:
-                request = pb.CreateContainerRequest(container=record)
-                answer = await client.connection.call(self.stub.Create, request)
-            except BaseException:
-                await _drop_snapshot(client, record)
-                raise
+            async with _no_stray_snapshot(client, record):
+                return await self._write(client, record)
+
+    async def _write(self, client: AsyncClient, record: Record) -> Container:
+        """Create the record, under the lease of `client`; the container is for this one."""
+        request = pb.CreateContainerRequest(container=record)
+        answer = await client.connection.call(self.stub.Create, request)
         return Container(self._client, answer.container)
 
     @asynccontextmanager
@@ -297,7 +293,13 @@ async def _find_user(client: AsyncClient, record: Record, rootfs: str, user: str
     return users.resolve_in(user, users.layers(mounts))
 
 
-async def _drop_snapshot(client: AsyncClient, record: Record) -> None:
-    if record.snapshot_key:
-        with suppress(NotFound):
-            await client.snapshots(record.snapshotter).remove(record.snapshot_key)
+@asynccontextmanager
+async def _no_stray_snapshot(client: AsyncClient, record: Record) -> AsyncIterator[None]:
+    """If what is done in here fails, the record's snapshot goes."""
+    try:
+        yield
+    except BaseException:
+        if record.snapshot_key:
+            with suppress(NotFound):
+                await client.snapshots(record.snapshotter).remove(record.snapshot_key)
+        raise

@@ -6,7 +6,7 @@ import logging
 import sys
 
 from longshore import plainlog
-from longshore.plainlog import LEVELS
+from longshore.plainlog import LEVELS as LEVELS
 
 
 def configure(level: str, style: str) -> None:

@@ -9,8 +9,9 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 
+from bench import private
 from bench.daemons import Daemon, Pair
-from bench.measure import Turn, take_turns
+from bench.measure import Turn, have_memory, take_turns
 from bench.report import Figures, measures
 from longshore.client import AsyncClient
 
@@ -47,6 +48,7 @@ def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
         """The daemon checks the digest of what is written; of what is read the length is looked at."""
         number = next(numbers[daemon.name])
         expected = digest(count, number)
+        have_memory(private.folder(), count * BLOCK)
         async with AsyncClient(str(daemon.address), daemon.namespace) as owner:
             lease = await owner.leases.create()
             client = owner.with_lease(lease.id)

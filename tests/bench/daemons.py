@@ -69,12 +69,19 @@ class Pair(NamedTuple):
 
 @contextmanager
 def pair() -> Iterator[Pair]:
-    with ExitStack() as stack:
-        folder = private.folder()
-        rootfs = images.busybox_rootfs(folder)
-        archive = images.busybox_archive(folder)
-        ours, go = (stack.enter_context(started(name)) for name in private.SIDES)
+    folder = private.folder()
+    rootfs = images.busybox_rootfs(folder)
+    archive = images.busybox_archive(folder)
+    with both(folder) as (ours, go):
         yield Pair(ours, go, rootfs, archive)
+
+
+@contextmanager
+def both(place: Path, what: str = "") -> Iterator[tuple[Daemon, Daemon]]:
+    """The two with their roots in `place`; `what` keeps them apart from others that run."""
+    with ExitStack() as stack:
+        ours, go = (stack.enter_context(started(name, place, what)) for name in private.SIDES)
+        yield ours, go
 
 
 def program(name: str) -> list[str]:
@@ -94,13 +101,13 @@ def flags(home: Path, state: Path, address: Path, level: str = "warn") -> list[s
 
 
 @contextmanager
-def started(name: str) -> Iterator[Daemon]:
+def started(name: str, place: Path, what: str) -> Iterator[Daemon]:
     """A daemon with its root on disk and its state on /run's tmpfs, as installed ones have."""
-    home, state = private.folder() / name, Path("/run") / name
+    home, state = place / name, Path(f"/run/{name}{what}")
     home.mkdir()
     state.mkdir()
     log, address = home / "log", state / "c.sock"
-    account = Account(private.name(name, "-daemon"), private.name(name))
+    account = Account(private.name(name, f"{what}-daemon"), private.name(name, what))
     with open(log, "wb") as output:
         running = subprocess.Popen(
             [*account.prefix(), *program(name), *flags(home, state, address)],

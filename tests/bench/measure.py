@@ -143,6 +143,18 @@ def take_turns(
 # -- CPU and memory -------------------------------------------------------------------------------------------
 
 
+def have_memory(folder: Path, size: int) -> None:
+    """Let the kernel have `size` bytes of free memory at hand, before a piece of work that fills the page cache.
+
+    The host of a virtual machine may take free memory back; each page then costs six times as much to write to, once,
+    and how many of them a piece of work meets depends on what ran before it, not on whose turn it is.
+    """
+    block = bytes(1 << 20)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(0, size, len(block)):
+            file.write(block)
+
+
 class Account:
     """CPU and memory of a daemon and all it starts, by cgroups of its own.
 

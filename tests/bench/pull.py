@@ -1,7 +1,9 @@
-"""Pull and unpack an image of 12 layers and about 500 MB, and ones of 1, 2, 4 and 8 of them; Debian's ctr on both.
+"""Pull and unpack an image of 12 layers and about 500 MB, and ones of 1 to 16 layers that are alike; Debian's ctr.
 
-The registry is on loopback; the layers hold files of unpacked Debian packages and of this machine, gzipped. Each
-pull begins after the last image and its content are gone.
+The registry is on loopback; the layers hold files of unpacked Debian packages and of this machine, gzipped. Layers
+that are alike hold the same files, each below a folder of its own. Each pull begins after the last image and its
+content are gone, with free memory for this one at hand. The two daemons are others than those of the other scenarios:
+their roots are on a file system with a journal.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ import asyncio
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import daemons, private
 from bench.daemons import Daemon, Pair
-from bench.measure import Program, Turn, take_turns
+from bench.measure import Program, Taken, Turn, have_memory, take_turns
 from bench.report import Figures
 from bench.report import measure as figures
 from support import goparts
@@ -24,7 +27,8 @@ from support.registry import Registry, publish
 LAYERS = 12
 SIZE = 500 << 20
 QUICK = 60 << 20
-GROWTH = (1, 2, 4, 8)
+GROWTH = (1, 2, 4, 8, 16)
+LARGE = 2 << 20  # bytes of a file
 SOURCES = (
     goparts.PROJECT / ".cache/goparts/root",
     Path("/usr/lib/python3"),
@@ -61,16 +65,27 @@ def layers(count: int = LAYERS, size: int = SIZE) -> list[bytes]:
     return [archive(group) for group in groups if group]
 
 
-def archive(paths: list[Path]) -> bytes:
+def alike(count: int) -> list[bytes]:
+    """Tar archives of the same files, some 20 MiB, in folders of their own.
+
+    Of the smaller files every eighth: a few large ones would make all of it, and cost little each.
+    """
+    paths = [path for path, length in files() if length < LARGE][::8]
+    return [archive(paths, f"{number:02}/") for number in range(count)]
+
+
+def archive(paths: list[Path], folder: str = "") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in paths:
-            tar.add(path, arcname=str(path).lstrip("/"), recursive=False)
+            tar.add(path, arcname=folder + str(path).lstrip("/"), recursive=False)
     return buffer.getvalue()
 
 
-def pull(daemon: Daemon, turn: Turn, measured: str, name: str, count: int) -> None:
+def pull(daemon: Daemon, turn: Turn, measured: str, name: str, archives: list[bytes]) -> None:
     """The image is removed again, with all that it kept."""
+    have_memory(private.folder(), 2 * sum(map(len, archives)))  # for the blobs and what is in them
+    count = len(archives)
     with turn.timed(measured):
         Program(daemon.name, daemon.ctr("images", "pull", "--plain-http"))(name)
     unpacked = daemon.ask("snapshots", "ls").count("Committed")
@@ -80,47 +95,32 @@ def pull(daemon: Daemon, turn: Turn, measured: str, name: str, count: int) -> No
     os.sync()  # what one wrote isn't written out in the other's turn
 
 
-def clean(daemon: Daemon) -> None:
-    """No image and no layer of another scenario."""
-    for image in daemon.ask("images", "ls", "-q").split():
-        daemon.ask("images", "rm", "--sync", image)
-
-
 def measure(pair: Pair, options: argparse.Namespace) -> dict[str, Figures]:
-    for daemon in pair.sides:
-        clean(daemon)
     results: dict[str, Figures] = {}
-    with Registry() as registry:
-        registry.address = (
-            f"127.0.0.1:{registry.port}"  # needs no look-up, which a busy machine may not answer
-        )
-        archives = layers(size=QUICK if options.quick else SIZE)
-        whole = sum(map(len, archives)) >> 20
-        names = {len(archives): f"pull and unpack, {len(archives)} layers, {whole} MiB"}
-        for count in GROWTH[: 2 if options.quick else None]:
-            part = sum(map(len, archives[:count])) >> 20
-            names[count] = (
-                f"pull and unpack, {count} layers, {part} MiB"
-                if count > 1
-                else f"pull and unpack, 1 layer, {part} MiB"
-            )
-        for count in sorted(names, reverse=True):
-            asyncio.run(publish(registry.name(f"big:{count}"), archives[:count]))
+    with private.disk() as place, daemons.both(place, "-pull") as sides, Registry() as registry:
+        # An address needs no look-up, which a busy machine may not answer.
+        registry.address = f"127.0.0.1:{registry.port}"
+        counts = GROWTH[: 2 if options.quick else None]
+        same = alike(counts[-1])
+        for count in counts:
+            layers_of = "1 layer" if count == 1 else f"{count} layers, each"
+            name = f"pull and unpack, {layers_of} of {len(same[0]) >> 20} MiB"
+            found = turns(sides, options, registry.name(f"same:{count}"), name, same[:count])
+            results[name] = figures(found, series="pull by layers", size=count)
+        same.clear()
+        whole = layers(size=QUICK if options.quick else SIZE)
+        name = f"pull and unpack, {len(whole)} layers, {sum(map(len, whole)) >> 20} MiB"
+        found = turns(sides, options, registry.name("big:1"), name, whole)
+        return {name: figures(found, aim=0.5), **results}
 
-        for count, name in names.items():
-            image = registry.name(f"big:{count}")
 
-            def work(
-                daemon: Daemon, turn: Turn, name: str = name, image: str = image, count: int = count
-            ) -> None:
-                pull(daemon, turn, name, image, count)
+def turns(
+    sides: Sequence[Daemon], options: argparse.Namespace, image: str, name: str, archives: list[bytes]
+) -> dict[str, Taken]:
+    """What each side took to pull an image of these layers."""
+    asyncio.run(publish(image, archives))
 
-            full = count == len(archives)
-            found = take_turns(pair.sides, options.few if full else max(2, options.few - 1), work)
-            results[name] = figures(
-                found[name],
-                aim=0.5 if full else None,
-                series="pull by layers",
-                size=count,
-            )
-    return results
+    def work(daemon: Daemon, turn: Turn) -> None:
+        pull(daemon, turn, name, image, archives)
+
+    return take_turns(sides, options.few, work)[name]

@@ -242,7 +242,7 @@ def test_socket_activation(machine: Machine) -> None:
         ("POST", "/session", 501, "DOCKER_BUILDKIT=0"),
         ("POST", "/v1.39/grpc", 501, "DOCKER_BUILDKIT=0"),
         ("GET", "/system/df?type=x", 400, "unknown object type: x"),
-        ("GET", "/events?filters={%22x%22:[]}", 400, "invalid filter 'x'"),
+        ("GET", "/volumes?filters={%22x%22:[]}", 400, "invalid filter 'x'"),
         ("GET", "/events?since=yesterday", 400, "failed to parse value as time or duration"),
     ),
 )

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from longshore import plainlog  # noqa: F401
+from longshore import plainlog
 from longshore.api.errors import Error
 from longshore.containerd import config as configuration
 from longshore.containerd import logs
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", "-c", type=Path, metavar="FILE", help="configuration file")
-    parser.add_argument("--log-level", "-l", metavar="LEVEL", help=", ".join(logs.LEVELS))
+    parser.add_argument("--log-level", "-l", metavar="LEVEL", help=", ".join(plainlog.LEVELS))
     parser.add_argument("--log-format", choices=("text", "json"), help="how log lines look")
     parser.add_argument("--address", "-a", metavar="SOCKET", help="gRPC socket")
     parser.add_argument("--root", metavar="DIR", help="directory for what persists")

@@ -25,13 +25,6 @@ from support.process import eventually
 from support.tasks import Api, TaskEvents
 
 SLEEP = ("/bin/sleep", "1000")
-# What a shim's executable has time for is seconds by default: too few for runc's on a machine with much else to do.
-PATIENT = """version = 2
-[timeouts]
-"io.containerd.timeout.shim.cleanup" = "60s"
-"io.containerd.timeout.shim.load" = "60s"
-"io.containerd.timeout.task.state" = "60s"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,7 @@ def runtime(request: pytest.FixtureRequest) -> dict[str, Any]:
 def daemon(request: pytest.FixtureRequest) -> Iterator[Longshore]:
     """Go's runc leaves the parents of its cgroups, ours does not."""
     foreign = "runtime" in request.fixturenames and bool(request.getfixturevalue("runtime"))
-    with Longshore(config=PATIENT, go_runtimes=foreign) as daemon:
+    with Longshore(go_runtimes=foreign) as daemon:
         yield daemon
 
 

@@ -35,6 +35,15 @@ pause_threshold = 0.0000001
 mutation_threshold = 0
 """
 
+# What a shim's executable has time for is seconds by default: too few on a machine with much else to do, and then
+# the end of a container whose shim died is told as unknown (255).
+PATIENT = """
+[timeouts]
+"io.containerd.timeout.shim.cleanup" = "60s"
+"io.containerd.timeout.shim.load" = "60s"
+"io.containerd.timeout.task.state" = "60s"
+"""
+
 
 class Longshore:
     """``with Longshore() as daemon: daemon.go_ctr("version")``.
@@ -47,7 +56,7 @@ class Longshore:
 
     With `inside` it runs in that `PrivateHost`. `go_runtimes` says that runc or
     crun work for it: they leave cgroup parents, which are removed; ours must not.
-    `program` is what runs instead of the installed `longshore`.
+    `program` is what runs instead of the installed `longshore`. A `config` without timeouts gets long ones.
     """
 
     def __init__(
@@ -72,7 +81,8 @@ class Longshore:
         self.folder = self._stack.enter_context(short_folder())
         self.address = self.folder / "c.sock"
         self.root, self.state, self.log = self.folder / "root", self.folder / "run", self.folder / "log"
-        (self.folder / "config.toml").write_text(self._config or "version = 2\n")
+        config = self._config or "version = 2\n"
+        (self.folder / "config.toml").write_text(config + ("" if "[timeouts]" in config else PATIENT))
         self.watch = leaks.Watch([self.folder], [self.namespace])
         try:
             self.start()

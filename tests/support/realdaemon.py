@@ -73,6 +73,7 @@ class RealContainerd:
         flags += ["--state", self.folder / "run", "--address", self.address, "--log-level", "debug"]
         environment = goparts.environment()
         environment["PATH"] = f"{self.folder / 'bin'}:{environment['PATH']}:{Path(sys.executable).parent}"
+        environment["TMPDIR"] = str(self.folder)  # a checkpoint's folder is left there
         with open(self.log, "ab") as log:
             self._process = self.host.popen(
                 [goparts.path("containerd"), *map(str, flags)],

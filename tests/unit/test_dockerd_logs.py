@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,6 +23,7 @@ from longshore.dockerd.logs import jsonfile, local, options, wire
 from longshore.dockerd.logs.copier import PIECE, Copier
 from longshore.dockerd.logs.jsonformat import JSONFormat, Times
 from longshore.dockerd.logs.localformat import LocalFormat
+from longshore.dockerd.logs.manager import _in_thread
 from longshore.dockerd.logs.reading import Format, Reader, Span, read_all
 from longshore.dockerd.logs.rotation import File, Limits
 from longshore.dockerd.records import Container, ContainerConfig, HostConfig, LogConfig
@@ -356,3 +359,23 @@ def test_frames_in_any_portions(frames: list[tuple[int, bytes]], portion: int) -
 
 def test_entries_have_no_attributes_by_default() -> None:
     assert LogEntry("stdout", 1, b"x").attributes == {}
+
+
+async def test_what_a_thread_opens_for_somebody_who_left_is_closed() -> None:
+    begun, go = threading.Event(), threading.Event()
+    left: list[str] = []
+
+    def opened() -> str:
+        begun.set()
+        go.wait()
+        return "reader"
+
+    waiting = asyncio.create_task(_in_thread(opened, otherwise=left.append))
+    await asyncio.to_thread(begun.wait)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()  # what the thread uses isn't taken away from it
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert left == ["reader"]

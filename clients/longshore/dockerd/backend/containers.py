@@ -7,7 +7,7 @@ runs to its end even when the client that asked for it goes away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -321,7 +321,7 @@ class Containers:
 
     # -- streams
 
-    def logs(self, live: Live, span: Span, *, follow: bool = False) -> AsyncIterator[list[LogEntry]]:
+    def logs(self, live: Live, span: Span, *, follow: bool = False) -> AsyncGenerator[list[LogEntry], None]:
         """What is recorded, some hundred entries at a time; with `follow` until the container stops.
 
         Raises Unimplemented at once where the driver can't be read.

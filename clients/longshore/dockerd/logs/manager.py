@@ -7,10 +7,10 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from longshore.zygote.client import Zygote
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 END_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 1.0
@@ -87,7 +89,7 @@ class Logs(LogSource):
 
     async def batches(
         self, container: Container, *, follow: bool, span: Span
-    ) -> AsyncIterator[list[LogEntry]]:
+    ) -> AsyncGenerator[list[LogEntry], None]:
         """As `read`, some hundred entries at a time: a long log costs a fraction."""
         made = plan.make(container, self._config, self.folder(container))
         if made.format is None:
@@ -95,13 +97,13 @@ class Logs(LogSource):
         # Asked before the files are opened: whatever is written afterwards, we are told of.
         watch = await self._watching(container) if follow else None
         try:
-            reader = await asyncio.to_thread(Reader, made.path, made.format(), span, bounded=watch is None)
-            with reader:
+            opening = partial(Reader, made.path, made.format(), span, bounded=watch is None)
+            with await _in_thread(opening, otherwise=Reader.close) as reader:
                 # Rotations of before we opened the files: the new files are among those, and still open.
                 if watch is not None:
                     watch.take_news(reader.add)
                 while True:
-                    while entries := await asyncio.to_thread(reader.more):
+                    while entries := await _in_thread(reader.more):
                         yield entries
                     if reader.ended or watch is None:
                         return
@@ -236,6 +238,26 @@ class Logs(LogSource):
             return
         finally:
             connection.close()
+
+
+async def _in_thread(work: Callable[[], T], *, otherwise: Callable[[T], object] | None = None) -> T:
+    """The result of `work` in a thread, to its end: who is cancelled is so when the thread has let go of what it uses.
+
+    `otherwise` is given the result then.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if otherwise is not None:
+            running.add_done_callback(partial(_dispose, otherwise))
+        await asyncio.wait((running,))
+        raise
+
+
+def _dispose(otherwise: Callable[[T], object], done: asyncio.Future[T]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        otherwise(done.result())
 
 
 async def _done(connection: Connection) -> None:

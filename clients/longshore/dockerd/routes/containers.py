@@ -213,9 +213,10 @@ async def _attach(
 
 async def _replay(engine: Engine, live: Live, connection: attach.Connection, wishes: attach.Wishes) -> None:
     framed = frames.framing(not wishes.framed)
-    async for entries in engine.containers.logs(live, Span(None, 0, 0)):
-        wanted = [entry for entry in entries if entry.stream in wishes.outputs]
-        await connection.write(b"".join(framed(entry.stream, entry.line) for entry in wanted))
+    async with contextlib.aclosing(engine.containers.logs(live, Span(None, 0, 0))) as batches:
+        async for entries in batches:
+            wanted = [entry for entry in entries if entry.stream in wishes.outputs]
+            await connection.write(b"".join(framed(entry.stream, entry.line) for entry in wanted))
 
 
 async def logs(engine: Engine, call: Call) -> None:
@@ -230,12 +231,13 @@ async def logs(engine: Engine, call: Call) -> None:
     terminal = live.record.config.tty
     framed = frames.framing(terminal)
     stamped, detailed = call.flag("timestamps"), call.flag("details")
-    answer = await call.stream(frames.content_type(terminal, call.version))
-    async for entries in batches:
-        wanted = [entry for entry in entries if entry.stream in outputs]
-        if wanted:
-            lines = (framed(entry.stream, _line(entry, stamped, detailed)) for entry in wanted)
-            await answer.write(b"".join(lines))
+    async with contextlib.aclosing(batches):
+        answer = await call.stream(frames.content_type(terminal, call.version))
+        async for entries in batches:
+            wanted = [entry for entry in entries if entry.stream in outputs]
+            if wanted:
+                lines = (framed(entry.stream, _line(entry, stamped, detailed)) for entry in wanted)
+                await answer.write(b"".join(lines))
 
 
 def _tail(text: str) -> int | None:

@@ -105,6 +105,10 @@ def _zero(value: Any, kind: Any) -> Any:
     return kind() if kind in (str, int, bool, float) else None
 
 
+BOOLEANS: Final = ("true", "1", "false", "0")
+"""What a filter that is true or false may say."""
+
+
 def filters(text: str, allowed: frozenset[str], *, ignore_others: bool = False) -> dict[str, list[str]]:
     """``{"name": ["a"]}``, or the older ``{"name": {"a": true}}``; InvalidArgument names one not `allowed`."""
     if not text:

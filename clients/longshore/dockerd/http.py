@@ -18,6 +18,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from longshore.api.errors import InvalidArgument
+
 if TYPE_CHECKING:
     from longshore.dockerd.engine import Engine
 
@@ -126,6 +128,16 @@ class Call(Protocol):
     async def websocket(self) -> Hijacked:
         """Take the connection (route with `hijacks`) as a websocket: what clients' messages hold, and messages of
         ours. InvalidArgument for a request that is no handshake."""
+
+
+async def short_body(call: Call, most: int) -> bytes:
+    """The body, which InvalidArgument refuses if it has more than `most` bytes. For one that may be absent."""
+    data = b""
+    async for block in call.body():
+        data += block
+        if len(data) > most:
+            raise InvalidArgument("the request's body is too long")
+    return data
 
 
 Handler = Callable[["Engine", Call], Awaitable[Answer | None]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from longshore.api.errors import InvalidArgument, NotFound
+from longshore.dockerd import decoding
 from longshore.dockerd.backend import describe
 from longshore.dockerd.backend.archive import Archives
 from longshore.dockerd.backend.live import Live
@@ -222,12 +223,9 @@ def _exposed(values: Sequence[str]) -> Test:
     return lambda live: bool(wanted & set(live.record.config.exposed_ports or ()))
 
 
-_BOOLEANS: Final = ("true", "1", "false", "0")
-
-
 def _tasks(values: Sequence[str]) -> Test:
     """No container here is a task of a swarm."""
-    if any(value not in _BOOLEANS for value in values):
+    if any(value not in decoding.BOOLEANS for value in values):
         raise InvalidArgument(f"invalid filter 'is-task=[{' '.join(values)}]'")
     return lambda live: any(value in ("false", "0") for value in values)
 

@@ -9,7 +9,7 @@ import msgspec
 from longshore.api.errors import InvalidArgument
 from longshore.dockerd.backend.commit import commit
 from longshore.dockerd.engine import Engine
-from longshore.dockerd.http import Answer, Call, Route
+from longshore.dockerd.http import Answer, Call, Route, short_body
 from longshore.dockerd.records import ContainerConfig
 
 _LIMIT: Final = 1 << 20
@@ -17,11 +17,7 @@ _LIMIT: Final = 1 << 20
 
 async def _body(call: Call) -> ContainerConfig | None:
     """The CLI sends "null", others nothing."""
-    data = b""
-    async for block in call.body():
-        data += block
-        if len(data) > _LIMIT:
-            raise InvalidArgument("the request's body is too long")
+    data = await short_body(call, _LIMIT)
     try:
         return msgspec.json.decode(data, type=ContainerConfig | None) if data.strip() else None
     except msgspec.DecodeError as error:

@@ -12,7 +12,7 @@ import msgspec
 from longshore.api.errors import InvalidArgument
 from longshore.client import oci
 from longshore.dockerd.engine import Engine
-from longshore.dockerd.http import Answer, Call, Route
+from longshore.dockerd.http import Answer, Call, Route, short_body
 from longshore.dockerd.images import listing, names, platforms, registries
 from longshore.dockerd.images.bodies import BodyFile, download
 from longshore.dockerd.images.importing import Wish
@@ -98,11 +98,7 @@ def _platform(call: Call) -> oci.Platform | None:
 
 
 async def _auth_of_body(call: Call) -> registries.Auth:
-    data = b""
-    async for block in call.body():
-        data += block
-        if len(data) > _AUTH_LIMIT:
-            raise InvalidArgument("the request's body is too long")
+    data = await short_body(call, _AUTH_LIMIT)
     try:
         return msgspec.json.decode(data, type=registries.Auth | None) or registries.Auth()
     except msgspec.DecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from longshore.api import errors
+from longshore.dockerd import decoding
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
 from longshore.dockerd.network import documents, pruning
@@ -12,7 +13,6 @@ from longshore.dockerd.network.documents import ConnectBody, CreateBody, Disconn
 from longshore.dockerd.network.registry import Network
 
 _LIST: Final = frozenset(("dangling", "driver", "id", "label", "name", "scope", "type"))
-_BOOLEANS: Final = ("true", "1", "false", "0")
 _PRUNE: Final = frozenset(("label", "label!", "until"))
 
 
@@ -23,7 +23,7 @@ async def listing(engine: Engine, call: Call) -> Answer:
         if kind not in ("builtin", "custom"):
             raise errors.InvalidArgument(f"invalid filter: 'type'='{kind}'")
     dangling = filters.get("dangling", ())
-    if dangling and (len(dangling) > 1 or dangling[0] not in _BOOLEANS):
+    if dangling and (len(dangling) > 1 or dangling[0] not in decoding.BOOLEANS):
         raise errors.InvalidArgument(
             'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longshore.api import errors
+from longshore.dockerd import decoding
 from longshore.dockerd.engine import Engine
 from longshore.dockerd.http import Answer, Call, Route
 
@@ -10,7 +11,7 @@ from longshore.dockerd.http import Answer, Call, Route
 async def none(engine: Engine, call: Call) -> Answer:
     filters = call.filters(frozenset(("capability", "enabled")))
     enabled = filters.get("enabled", [])
-    if any(value not in ("true", "1", "false", "0") for value in enabled):
+    if any(value not in decoding.BOOLEANS for value in enabled):
         raise errors.InvalidArgument(f"invalid filter 'enabled=[{' '.join(enabled)}]'")
     return Answer(200, [])
 

@@ -171,14 +171,18 @@ class BindMount(Step):
         os.close(self.fds[0])
 
 
-class Remount(Step):
-    """Other options for a mount that is there: its own attributes (``bind``), or those of its file system."""
+class _OfFileSystem(Step):
+    """What an entry of `mounts` says of a file system."""
 
     def __init__(self, fstype: str, source: str, destination: str, options: mounts.Options) -> None:
         self.fstype = fstype
         self.source = source
         self.destination = destination
         self.options = options
+
+
+class Remount(_OfFileSystem):
+    """Other options for a mount that is there: its own attributes (``bind``), or those of its file system."""
 
     def describe(self) -> str:
         return f"remount {self.destination} flags={self.options.flags:#x} data={self.options.data}"
@@ -209,14 +213,8 @@ class Remount(Step):
             os.close(before)
 
 
-class FilesystemMount(Step):
+class FilesystemMount(_OfFileSystem):
     """A new file system: tmpfs, proc, sysfs, devpts, mqueue, ..."""
-
-    def __init__(self, fstype: str, source: str, destination: str, options: mounts.Options) -> None:
-        self.fstype = fstype
-        self.source = source
-        self.destination = destination
-        self.options = options
 
     def describe(self) -> str:
         options = self.options
